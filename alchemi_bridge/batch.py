@@ -1,0 +1,150 @@
+"""Several systems in one evaluation of the model, each with its own pair search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from metatensor.torch import TensorMap
+
+from alchemi_bridge.cell import Cell
+from alchemi_bridge.contract import Quantity
+from alchemi_bridge.device import DeviceBuffer
+from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.geometry import Geometry, system_input
+from alchemi_bridge.model import SystemInput, Wanted, evaluate
+from alchemi_bridge.model.inputs import build_inputs
+from alchemi_bridge.pairs import Search
+from alchemi_bridge.provider import (
+    FLOATS,
+    MetatomicForceProvider,
+    require_finite_results,
+    require_known_types,
+)
+from alchemi_bridge.units import conversion_factor
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """One system, in the provider's units.
+
+    Attributes
+    ----------
+    types
+        (n_atoms,) atomic numbers.
+    positions
+        (n_atoms, 3) float32 or float64, on the provider's device.
+    cell
+        Its cell.
+    inputs
+        Extra inputs that the model requests.
+    """
+
+    types: Any
+    positions: Any
+    cell: Cell
+    inputs: Mapping[str, Quantity] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class StructureResult:
+    """Results of one system in the provider's units, float64, on the provider's device.
+
+    Quantities that were not wanted are ``None``. ``uncertainty`` is per atom, in the unit of energy.
+    """
+
+    energy: torch.Tensor | None
+    forces: torch.Tensor | None
+    virial: torch.Tensor | None
+    energies: torch.Tensor | None
+    uncertainty: torch.Tensor | None
+
+
+def evaluate_structures(
+    provider: MetatomicForceProvider, structures: Sequence[Structure], wanted: Wanted
+) -> tuple[list[StructureResult], dict[str, TensorMap]]:
+    """Evaluate the model once on all structures.
+
+    Independent of the atoms and pairs that were set on the provider.
+
+    Returns
+    -------
+    results
+        One per structure, in order.
+    extra
+        The provider's extra outputs, for all structures together (samples name the system).
+
+    Raises
+    ------
+    BridgeError
+        What :meth:`MetatomicForceProvider.compute` raises; the first system at fault stops all.
+    """
+    if not structures:
+        return [], {}
+    loaded = provider.loaded
+    systems = prepare(provider, structures)
+    evaluation = evaluate(loaded, provider.plan, systems, wanted, route=provider.route)
+    require_finite_results(evaluation)
+    sizes = [len(system.types) for system in systems]
+    energy = conversion_factor(loaded.energy_unit, provider.units.energy)
+    length = conversion_factor(provider.units.length, loaded.length_unit)
+    results = [
+        StructureResult(*row)
+        for row in zip(
+            _each(evaluation.energy, None, energy, len(systems)),
+            _each(evaluation.forces, sizes, energy * length, len(systems)),
+            _each(evaluation.virial, None, energy, len(systems)),
+            _each(evaluation.energies, sizes, energy, len(systems)),
+            _each(evaluation.uncertainty, sizes, energy, len(systems)),
+            strict=True,
+        )
+    ]
+    return results, evaluation.extra
+
+
+def prepare(
+    provider: MetatomicForceProvider, structures: Sequence[Structure]
+) -> list[SystemInput]:
+    """Search pairs and build the inputs of each structure."""
+    loaded = provider.loaded
+    length = conversion_factor(provider.units.length, loaded.length_unit)
+    systems = []
+    for number, structure in enumerate(structures):
+        name = f"positions of system {number}"
+        types = DeviceBuffer.of(structure.types, "types").tensor
+        types = types.to(device=loaded.device, dtype=torch.int32)
+        if len(types) == 0:
+            raise ConfigurationError(
+                f"system {number}",
+                expected="at least one atom",
+                got="an empty system",
+                fix="leave empty systems out of a batch",
+            )
+        require_known_types(types, loaded)
+        positions = DeviceBuffer.of(structure.positions, name).require(
+            name, shape=(len(types), 3), dtypes=FLOATS, device=loaded.device
+        )
+        geometry = Geometry(loaded, n_atoms=len(types), subset=None, length=length)
+        geometry.set_pairs(Search(0.0), structure.cell)
+        inputs = build_inputs(
+            loaded.requested_inputs,
+            structure.inputs,
+            n_atoms=len(types),
+            subset=None,
+            dtype=loaded.dtype,
+            device=loaded.device,
+        )
+        systems.append(system_input(loaded, types, geometry.step(positions, None), inputs))
+    return systems
+
+
+def _each(
+    values: torch.Tensor | None, sizes: list[int] | None, factor: float, count: int
+) -> list[torch.Tensor | None]:
+    """Rows of each system; ``sizes`` is ``None`` for quantities of whole systems."""
+    if values is None:
+        return [None] * count
+    scaled = values.double() * factor
+    return list(scaled.unbind(0) if sizes is None else scaled.split(sizes))

@@ -1,0 +1,7 @@
+"""Where data lives: views of an engine's memory, and events that order work on it."""
+
+from alchemi_bridge.device.buffers import DeviceBuffer
+from alchemi_bridge.device.events import Event
+from alchemi_bridge.device.select import select_device
+
+__all__ = ["DeviceBuffer", "Event", "select_device"]

@@ -1,0 +1,349 @@
+"""Views of memory that belongs to an engine, as torch tensors, without a copy.
+
+Sources: torch tensors, NumPy and CuPy arrays, anything that speaks DLPack
+(https://dmlc.github.io/dlpack/latest/python_spec.html) or the CUDA Array Interface
+(https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html), and raw pointers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from alchemi_bridge.errors import (
+    BufferAccessError,
+    DeviceMismatchError,
+    DtypeError,
+    ShapeError,
+)
+
+#: dtypes that a buffer may hold, with NumPy's type string of each
+TYPESTR = {
+    torch.float32: "<f4",
+    torch.float64: "<f8",
+    torch.int32: "<i4",
+    torch.int64: "<i8",
+    torch.bool: "|b1",
+}
+
+
+class DeviceBuffer:
+    """A typed, strided view of memory on one device.
+
+    The view never copies and never owns: it keeps a reference to the object that does, and is valid
+    as long as that object keeps its memory where it is.
+
+    Parameters
+    ----------
+    tensor
+        The view itself. Any shape and strides, on any device.
+    owner
+        Object that keeps the memory alive, held by the buffer; ``None`` where the caller promises
+        to keep it alive.
+    writable
+        Whether the bridge may add to the memory.
+    """
+
+    __slots__ = ("owner", "tensor", "writable")
+
+    def __init__(self, tensor: torch.Tensor, owner: Any = None, writable: bool = True) -> None:
+        self.tensor = tensor
+        self.owner = owner
+        self.writable = writable
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the view."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the elements."""
+        return self.tensor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device that holds the memory, with its index."""
+        return self.tensor.device
+
+    @classmethod
+    def of(cls, source: Any, name: str = "buffer") -> DeviceBuffer:
+        """View ``source`` where it is.
+
+        Parameters
+        ----------
+        source
+            A :class:`DeviceBuffer`, torch tensor, NumPy array, or an object with
+            ``__cuda_array_interface__`` or ``__dlpack__``.
+        name
+            What to call it in errors.
+
+        Raises
+        ------
+        DtypeError
+            If the element type is not float32, float64, int32, int64 or bool, or ``source`` is
+            no array at all.
+        BufferAccessError
+            If a NumPy array has negative or unaligned strides (torch can not view those).
+        """
+        if isinstance(source, DeviceBuffer):
+            return source
+        if isinstance(source, torch.Tensor):
+            return cls(_checked_dtype(source.detach(), name), owner=source)
+        if isinstance(source, np.ndarray):
+            return cls._of_numpy(source, name)
+        if hasattr(source, "__cuda_array_interface__"):
+            return cls._of_cuda_array(source, name)
+        if hasattr(source, "__dlpack__"):
+            try:
+                return cls(_checked_dtype(torch.from_dlpack(source), name), owner=source)
+            except (BufferError, RuntimeError, TypeError) as error:
+                raise BufferAccessError(
+                    name,
+                    expected="an array that exports DLPack",
+                    got=f"{type(source).__name__}: {error}",
+                    fix="hand over a contiguous or positively strided array",
+                ) from error
+        raise DtypeError(
+            name,
+            expected="a torch tensor, NumPy array, DLPack or CUDA-array object, or a DeviceBuffer",
+            got=type(source).__name__,
+            fix="convert it with numpy.asarray, or use DeviceBuffer.from_pointer for raw memory",
+        )
+
+    @classmethod
+    def _of_numpy(cls, array: np.ndarray, name: str) -> DeviceBuffer:
+        if array.dtype.newbyteorder("=").str not in TYPESTR.values() or not array.dtype.isnative:
+            raise _dtype_error(name, str(array.dtype))
+        strides_fit = all(s >= 0 and s % array.itemsize == 0 for s in array.strides)
+        if not strides_fit or not array.flags.aligned:
+            raise BufferAccessError(
+                name,
+                expected="an aligned array whose strides are non-negative multiples of its itemsize",
+                got=f"strides {array.strides} for itemsize {array.itemsize}",
+                fix="hand over numpy.ascontiguousarray(...) of it",
+            )
+        writable = bool(array.flags.writeable)
+        if not writable:
+            # torch warns about read-only memory because it can not forbid writes; the bridge can,
+            # through `writable`, and views the memory by its address instead
+            view = cls.from_pointer(
+                array.__array_interface__["data"][0],
+                array.shape,
+                _torch_dtype(array.dtype),
+                strides=[s // array.itemsize for s in array.strides],
+                owner=array,
+                name=name,
+            )
+            view.writable = False
+            return view
+        return cls(torch.from_numpy(array), owner=array)
+
+    @classmethod
+    def _of_cuda_array(cls, source: Any, name: str) -> DeviceBuffer:
+        interface = source.__cuda_array_interface__
+        pointer, read_only = interface["data"]
+        if not pointer and math.prod(interface["shape"]) > 0:
+            raise _null_pointer(name)
+        if interface["typestr"] not in TYPESTR.values():
+            raise _dtype_error(name, interface["typestr"])
+        try:
+            tensor = torch.as_tensor(source, device="cuda")
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise BufferAccessError(
+                name,
+                expected="memory of a CUDA device that this process can use",
+                got=str(error).splitlines()[0],
+                fix="check that torch sees the device (alchemi-bridge doctor)",
+            ) from error
+        if tensor.data_ptr() != pointer and tensor.numel() > 0:
+            raise BufferAccessError(
+                name,
+                expected="a view without a copy",
+                got="memory on another device than torch's current one",
+                fix="make the buffer's device current before handing it over",
+            )
+        return cls(tensor, owner=source, writable=not read_only)
+
+    @classmethod
+    def from_pointer(
+        cls,
+        address: int,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        *,
+        strides: Sequence[int] | None = None,
+        device: torch.device | str = "cpu",
+        owner: Any = None,
+        name: str = "buffer",
+    ) -> DeviceBuffer:
+        """View raw memory.
+
+        Parameters
+        ----------
+        address
+            Address of element ``[0, ..., 0]``, aligned to the element size.
+        shape
+            Extents of the view.
+        dtype
+            torch dtype of the elements.
+        strides
+            Distance between neighbouring elements along each axis, in elements; C order if not
+            given. Positions kept as float4 are ``shape=(n, 3), strides=(4, 1)``.
+        device
+            Device that holds the memory.
+        owner
+            Object to keep alive with the view.
+        name
+            What to call it in errors.
+
+        Raises
+        ------
+        BufferAccessError
+            Null or misaligned address, negative strides.
+        ShapeError
+            Negative extents, or strides of another rank than the shape.
+        DtypeError
+            An element type that the bridge does not read.
+        """
+        if dtype not in TYPESTR:
+            raise _dtype_error(name, str(dtype))
+        shape, itemsize, device = tuple(shape), dtype.itemsize, torch.device(device)
+        if strides is None:
+            strides = [math.prod(shape[k + 1 :]) for k in range(len(shape))]
+        if any(n < 0 for n in shape) or len(strides) != len(shape):
+            raise ShapeError(
+                name,
+                expected="non-negative extents and one stride for each",
+                got=f"shape {shape}, strides {tuple(strides)}",
+                fix="correct the description of the memory",
+            )
+        if math.prod(shape) == 0:
+            return cls(torch.empty(shape, dtype=dtype, device=device), owner=owner)
+        if not address:
+            raise _null_pointer(name)
+        if address % itemsize or any(s < 0 for s in strides):
+            raise BufferAccessError(
+                name,
+                expected=f"an address aligned to {itemsize} bytes and strides that are not negative",
+                got=f"address {address:#x}, strides {tuple(strides)}",
+                fix="hand over the address of the first element",
+            )
+        if device.type == "cpu":
+            extent = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+            memory = (ctypes.c_char * (extent * itemsize)).from_address(address)
+            flat = torch.frombuffer(memory, dtype=dtype)
+            return cls(flat.as_strided(shape, tuple(strides)), owner=(memory, owner))
+        return cls._of_cuda_pointer(address, shape, dtype, tuple(strides), device, owner, name)
+
+    @classmethod
+    def _of_cuda_pointer(
+        cls,
+        address: int,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        strides: tuple[int, ...],
+        device: torch.device,
+        owner: Any,
+        name: str,
+    ) -> DeviceBuffer:
+        memory = _CudaMemory(address, shape, dtype, strides)
+        with torch.cuda.device(device):
+            buffer = cls._of_cuda_array(memory, name)
+        return cls(buffer.tensor, owner=(memory, owner))
+
+    def require(
+        self,
+        name: str,
+        *,
+        shape: tuple[int | None, ...],
+        dtypes: Sequence[torch.dtype],
+        device: torch.device,
+        writable: bool = False,
+    ) -> torch.Tensor:
+        """Return the view after checking that it is what a stage needs.
+
+        ``None`` in ``shape`` stands for any extent. Raises :class:`ShapeError`,
+        :class:`DtypeError`, :class:`DeviceMismatchError` or :class:`BufferAccessError`.
+        """
+        wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+        fits = len(shape) == len(self.shape) and all(
+            n is None or n == m for n, m in zip(shape, self.shape, strict=True)
+        )
+        if not fits:
+            raise ShapeError(
+                name,
+                expected=f"shape {wanted}",
+                got=f"shape {self.shape}",
+                fix="hand over one row per atom that was set with set_atoms",
+            )
+        if self.dtype not in dtypes:
+            raise DtypeError(
+                name,
+                expected=" or ".join(str(d).removeprefix("torch.") for d in dtypes),
+                got=str(self.dtype).removeprefix("torch."),
+                fix="convert the array before handing it over",
+            )
+        if self.device != device:
+            raise DeviceMismatchError(
+                name,
+                expected=f"memory on {device}, where the provider is",
+                got=f"memory on {self.device}",
+                fix=f"pass device='{self.device}' to the provider, or copy the data",
+            )
+        if writable and not self.writable:
+            raise BufferAccessError(
+                name,
+                expected="memory that can be written",
+                got="a read-only array",
+                fix="hand over a writable array",
+            )
+        return self.tensor
+
+
+class _CudaMemory:
+    """Raw CUDA memory dressed as an object with the CUDA Array Interface."""
+
+    def __init__(
+        self, address: int, shape: tuple[int, ...], dtype: torch.dtype, strides: tuple[int, ...]
+    ) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": shape,
+            "typestr": TYPESTR[dtype],
+            "data": (address, False),
+            "strides": tuple(s * dtype.itemsize for s in strides),
+            "version": 3,
+        }
+
+
+def _torch_dtype(dtype: np.dtype) -> torch.dtype:
+    return next(t for t, s in TYPESTR.items() if s == dtype.str)
+
+
+def _checked_dtype(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    if tensor.dtype not in TYPESTR:
+        raise _dtype_error(name, str(tensor.dtype))
+    return tensor
+
+
+def _dtype_error(name: str, got: str) -> DtypeError:
+    return DtypeError(
+        name,
+        expected="float32, float64, int32, int64 or bool elements in native byte order",
+        got=got,
+        fix="convert the array before handing it over",
+    )
+
+
+def _null_pointer(name: str) -> BufferAccessError:
+    return BufferAccessError(
+        name,
+        expected="the address of the first element",
+        got="a null pointer",
+        fix="allocate the memory before handing it over",
+    )

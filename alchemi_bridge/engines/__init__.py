@@ -1,0 +1,1 @@
+"""A thin file per engine."""

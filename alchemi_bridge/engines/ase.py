@@ -1,0 +1,463 @@
+"""The bridge as an ASE calculator (https://ase-lib.org), in place of metatomic-ase's.
+
+Conservative forces and stress come with the energy in one evaluation; the pair list is kept from
+step to step and searched again when atoms or cell moved too far.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import ase
+import numpy as np
+import torch
+from ase.calculators.calculator import (
+    Calculator,
+    PropertyNotImplementedError,
+    all_changes,
+)
+from ase.stress import full_3x3_to_voigt_6_stress
+from metatensor.torch import Labels, TensorMap
+from metatomic.torch import AtomisticModel, ModelMetadata, ModelOutput
+
+from alchemi_bridge.batch import Structure, StructureResult, evaluate_structures, prepare
+from alchemi_bridge.contract import Atoms, Cell, ForceBuffers, Step
+from alchemi_bridge.engines.ase_inputs import quantities, watched_arrays, watched_info
+from alchemi_bridge.errors import ConfigurationError, ProtocolError, UnsupportedOutputError
+from alchemi_bridge.model import LoadedModel, OutputPlan, Wanted, evaluate, plan_outputs
+from alchemi_bridge.model.outputs import NonConservative
+from alchemi_bridge.pairs import Search
+from alchemi_bridge.provider import MetatomicForceProvider
+from alchemi_bridge.uncertainty import warn_if_uncertain
+
+ENERGY_PROPERTIES = ("energy", "free_energy", "energies")
+
+
+class UnavailablePropertyError(UnsupportedOutputError, PropertyNotImplementedError):
+    """A property that this model, or this structure, does not have."""
+
+
+class BridgeCalculator(Calculator):
+    """ASE calculator for any metatomic model.
+
+    Takes the place of ``metatomic_ase.MetatomicCalculator``: same keywords where the meaning is
+    the same. Energies in eV, lengths in Å.
+
+    Parameters
+    ----------
+    model
+        Path of a metatomic model, or a model in memory.
+    additional_outputs
+        Names of further outputs, or names with the ``ModelOutput`` to request; evaluated each
+        time, see :attr:`additional_outputs`.
+    extensions_directory
+        The only folder from which compiled extensions of the model are loaded.
+    check_consistency
+        Let metatomic check inputs and outputs (slow).
+    device
+        Device to run on; the model's first choice by default.
+    variants
+        Variant of outputs, e.g. ``{"energy": "pbe"}``; uncertainty and non-conservative outputs
+        follow the energy unless they are named.
+    non_conservative
+        ``True``, ``"forces"`` or ``"stress"``: take these directly from the model.
+    do_gradients_with_energy
+        Compute forces (and stress) whenever the energy is asked for; they are cached.
+    uncertainty_threshold
+        Warn about atoms whose energy is more uncertain than this (eV), if the model knows;
+        ``None`` leaves the uncertainty out.
+    neighbor_skin
+        How far the pair list reaches beyond the cutoff, in Å; a new search is made when half of
+        it may be used up.
+    sha256
+        Expected hash of the model file.
+
+    Attributes
+    ----------
+    additional_outputs
+        ``{name: TensorMap}`` of the last calculation.
+    uncertainty
+        (n_atoms,) float64 in eV of the last calculation, ``None`` if the model has none.
+    """
+
+    implemented_properties: ClassVar[list[str]] = []  # each instance says what its model can do
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | AtomisticModel | torch.jit.RecursiveScriptModule,
+        *,
+        additional_outputs: Iterable[str] | Mapping[str, Any] | None = None,
+        extensions_directory: str | os.PathLike[str] | None = None,
+        check_consistency: bool = False,
+        device: str | torch.device | None = None,
+        variants: Mapping[str, str | None] | None = None,
+        non_conservative: NonConservative = False,
+        do_gradients_with_energy: bool = True,
+        uncertainty_threshold: float | None = 0.1,
+        neighbor_skin: float = 2.0,
+        sha256: str | None = None,
+    ) -> None:
+        super().__init__()
+        extra = _model_outputs(additional_outputs)
+        self.provider = MetatomicForceProvider(
+            model,
+            device=device,
+            variants=variants,
+            non_conservative=non_conservative,
+            uncertainty_threshold=uncertainty_threshold,
+            extra_outputs=extra,
+            extensions_directory=extensions_directory,
+            sha256=sha256,
+            check_consistency=check_consistency,
+        )
+        self._search = Search(float(neighbor_skin))
+        self._with_gradients = bool(do_gradients_with_energy)
+        self._threshold = uncertainty_threshold
+        self._pbc: tuple[bool, ...] | None = None
+        self.additional_outputs: dict[str, TensorMap] = {}
+        self.uncertainty: np.ndarray | None = None
+        requested = self.loaded.requested_inputs
+        self._info, self._arrays = watched_info(requested), watched_arrays(requested)
+        self.ignored_changes = {"initial_magmoms", "initial_charges"} - set(self._arrays)
+        self.implemented_properties = _implemented(self.provider.plan)
+        self.parameters.update(
+            model=None if self.loaded.path is None else str(self.loaded.path),
+            additional_outputs=_plain_outputs(extra),
+            extensions_directory=None if extensions_directory is None else str(extensions_directory),
+            check_consistency=bool(check_consistency),
+            device=None if device is None else str(device),
+            variants=None if variants is None else dict(variants),
+            non_conservative=non_conservative,
+            do_gradients_with_energy=self._with_gradients,
+            uncertainty_threshold=uncertainty_threshold,
+            neighbor_skin=float(neighbor_skin),
+            sha256=sha256,
+        )
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model with its facts."""
+        return self.provider.loaded
+
+    def model(self) -> AtomisticModel:
+        """The metatomic model itself."""
+        return self.loaded.module
+
+    def metadata(self) -> ModelMetadata:
+        """Name, authors, description and references of the model."""
+        return self.loaded.metadata
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """Keywords that make this calculator again, as plain data (see :meth:`fromdict`).
+
+        Raises
+        ------
+        ProtocolError
+            If the model was handed over in memory: there is no file to name.
+        """
+        if self.parameters["model"] is None:
+            raise ProtocolError(
+                "todict",
+                expected="a calculator that was made from a model file",
+                got="a model in memory",
+                fix="save the model and pass its path",
+            )
+        return dict(self.parameters)
+
+    @classmethod
+    def fromdict(cls, data: Mapping[str, Any]) -> BridgeCalculator:
+        """Make the calculator that :meth:`todict` described."""
+        return cls(**data)
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Refused: the parameters belong to the loaded model. Make a new calculator."""
+        if not kwargs:
+            return {}
+        raise ConfigurationError(
+            "parameters of the calculator",
+            expected="to stay as they were given to the constructor",
+            got=f"set({', '.join(sorted(kwargs))})",
+            fix="make a new BridgeCalculator",
+        )
+
+    # --- one structure, ASE's way --------------------------------------------------------------
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last calculation, data that the model requests included."""
+        changes: list[str] = super().check_state(atoms, tol=tol)
+        if self.atoms is not None:
+            for key in self._info:
+                if not _same(self.atoms.info.get(key), atoms.info.get(key)):
+                    changes.append(f"info[{key}]")
+            for key in self._arrays:
+                if not _same(self.atoms.arrays.get(key), atoms.arrays.get(key)):
+                    changes.append(f"arrays[{key}]")
+        return changes
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Compute ``properties`` and whatever comes for free with them."""
+        super().calculate(atoms, list(properties), list(system_changes))
+        assert self.atoms is not None
+        wanted = self._wanted(properties, all(self.atoms.pbc))
+        self._update_provider(self.atoms, system_changes)
+        n_atoms, dtype = len(self.atoms), torch.float64
+        device = self.loaded.device
+        buffers = {
+            "forces": torch.zeros((n_atoms, 3), dtype=dtype, device=device),
+            "energy": torch.zeros(1, dtype=dtype, device=device),
+            "virial": torch.zeros((3, 3), dtype=dtype, device=device),
+            "energies": torch.zeros(n_atoms, dtype=dtype, device=device),
+        }
+        self.provider.compute(
+            Step(
+                positions=self._positions(self.atoms),
+                cell=Cell.of(self.atoms.cell.array, self.atoms.pbc),
+                energy=wanted.energy,
+                forces=wanted.forces,
+                virial=wanted.virial,
+                energies=wanted.energies,
+                inputs=quantities(self.atoms, self.loaded.requested_inputs),
+            ),
+            ForceBuffers(**buffers),
+        ).synchronize()
+        found = {n: t if getattr(wanted, n) else None for n, t in buffers.items()}
+        self.results = _ase_results(
+            StructureResult(
+                energy=None if found["energy"] is None else found["energy"][0],
+                forces=found["forces"],
+                virial=found["virial"],
+                energies=found["energies"],
+                uncertainty=None,
+            ),
+            self.atoms,
+        )
+        self._keep_extras(n_atoms)
+
+    def _keep_extras(self, n_atoms: int) -> None:
+        self.additional_outputs, self.uncertainty = {}, None
+        if n_atoms:
+            self.additional_outputs = self.provider.results.extra
+            uncertainty = self.provider.results.uncertainty
+            if uncertainty is not None:
+                self.uncertainty = uncertainty.double().cpu().numpy()
+
+    def _wanted(self, properties: Iterable[str], periodic: bool) -> Wanted:
+        properties = set(properties)
+        unknown = properties - set(self.implemented_properties)
+        if unknown:
+            raise UnavailablePropertyError(
+                f"property '{sorted(unknown)[0]}'",
+                expected=f"one of {', '.join(self.implemented_properties)}",
+                got="a property that this model does not give",
+                fix="see calculator.implemented_properties",
+            )
+        if "stress" in properties and not periodic:
+            raise UnavailablePropertyError(
+                "stress",
+                expected="a cell that is periodic in all three directions (stress = virial/volume)",
+                got="a system that is not",
+                fix="make it periodic, or take the virial from the provider",
+            )
+        can = set(self.implemented_properties)
+        energy = "energy" in can and bool(properties & {*ENERGY_PROPERTIES, "forces", "stress"})
+        gradients = bool(properties & {"forces", "stress"}) or (energy and self._with_gradients)
+        return Wanted(
+            energy=energy,
+            forces="forces" in can and gradients,
+            virial="stress" in can and gradients and periodic,
+            energies="energies" in properties,
+        )
+
+    def _update_provider(self, atoms: ase.Atoms, changes: Sequence[str]) -> None:
+        pbc = tuple(bool(p) for p in atoms.pbc)
+        if "numbers" in changes or self._pbc is None:
+            self.provider.set_atoms(Atoms(types=np.asarray(atoms.numbers, dtype=np.int64)))
+            self._pbc = None
+        if self._pbc != pbc:
+            self.provider.set_pairs(self._search, Cell.of(atoms.cell.array, atoms.pbc))
+            self._pbc = pbc
+
+    def _positions(self, atoms: ase.Atoms) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(atoms.positions)).to(self.loaded.device)
+
+    # --- several structures at once ------------------------------------------------------------
+
+    def evaluate(
+        self,
+        structures: Sequence[ase.Atoms],
+        properties: Iterable[str] = ("energy", "forces", "stress"),
+    ) -> list[dict[str, Any]]:
+        """Evaluate the model once on several structures.
+
+        Parameters
+        ----------
+        structures
+            Each with its own numbers, cell and periodicity.
+        properties
+            ASE properties; the stress is left out for structures that are not periodic in three
+            directions.
+
+        Returns
+        -------
+        list of dict
+            Per structure: ``energy``, ``free_energy`` (float), ``forces`` (n, 3), ``stress`` (6,)
+            Voigt, ``energies`` (n,), as asked for, and ``uncertainty`` (n,) if the model has it.
+            The results of the calculator itself are left alone.
+        """
+        periodic = [all(s.pbc) for s in structures]
+        merged: dict[int, dict[str, Any]] = {}
+        for flag in (True, False):
+            group = [k for k, p in enumerate(periodic) if p is flag]
+            names = set(properties) if flag else set(properties) - {"stress"}
+            if not group:
+                continue
+            wanted = self._wanted(names, flag) if names else Wanted(False, False)
+            chosen = [structures[k] for k in group]
+            found, _ = evaluate_structures(
+                self.provider, [self._structure(s) for s in chosen], wanted
+            )
+            for k, result, atoms in zip(group, found, chosen, strict=True):
+                merged[k] = _ase_results(result, atoms)
+                if result.uncertainty is not None and self._threshold is not None:
+                    warn_if_uncertain(result.uncertainty, self._threshold)
+        return [merged[k] for k in range(len(structures))]
+
+    def compute_energy(
+        self,
+        atoms: ase.Atoms | Sequence[ase.Atoms],
+        compute_forces_and_stresses: bool = False,
+        *,
+        per_atom: bool = False,
+    ) -> dict[str, Any]:
+        """Energies of one structure or several, as metatomic-ase's method of this name.
+
+        Returns
+        -------
+        dict
+            ``energy`` in eV; with ``compute_forces_and_stresses`` also ``forces`` and, if all
+            structures are periodic in three directions, ``stress`` (3, 3) in eV/Å^3; with
+            ``per_atom`` also ``energies``. Lists of these for a list of structures.
+        """
+        single = isinstance(atoms, ase.Atoms)
+        structures = [atoms] if single else list(atoms)
+        stress = compute_forces_and_stresses and all(all(s.pbc) for s in structures)
+        wanted = Wanted(True, compute_forces_and_stresses, stress, per_atom)
+        found, _ = evaluate_structures(
+            self.provider, [self._structure(s) for s in structures], wanted
+        )
+        results: dict[str, Any] = {"energy": [_scalar(r.energy) for r in found]}
+        if per_atom:
+            results["energies"] = [_array(r.energies) for r in found]
+        if compute_forces_and_stresses:
+            results["forces"] = [_array(r.forces) for r in found]
+        if stress:
+            both = zip(found, structures, strict=True)
+            results["stress"] = [_array(r.virial) / s.get_volume() for r, s in both]
+        return {name: values[0] for name, values in results.items()} if single else results
+
+    def run_model(
+        self,
+        atoms: ase.Atoms | Sequence[ase.Atoms],
+        outputs: Iterable[str] | Mapping[str, Any],
+        selected_atoms: Labels | None = None,
+    ) -> dict[str, TensorMap]:
+        """Any outputs of the model, as metatensor ``TensorMap`` on the model's device.
+
+        Parameters
+        ----------
+        atoms
+            One structure or several.
+        outputs
+            Names, or names with the ``ModelOutput`` to request.
+        selected_atoms
+            Labels ``["system", "atom"]``; ``None`` for all atoms.
+        """
+        structures = [atoms] if isinstance(atoms, ase.Atoms) else list(atoms)
+        extra = plan_outputs(self.loaded.capabilities, extra=_model_outputs(outputs)).extra
+        return evaluate(
+            self.loaded,
+            OutputPlan(energy=None, energy_per_atom=False, extra=extra),
+            prepare(self.provider, [self._structure(s) for s in structures]),
+            Wanted(energy=False, forces=False),
+            selected=selected_atoms,
+            route=self.provider.route,
+            check_consistency=bool(self.parameters["check_consistency"]),
+        ).extra
+
+    def _structure(self, atoms: ase.Atoms) -> Structure:
+        return Structure(
+            types=np.asarray(atoms.numbers, dtype=np.int64),
+            positions=self._positions(atoms),
+            cell=Cell.of(atoms.cell.array, atoms.pbc),
+            inputs=quantities(atoms, self.loaded.requested_inputs),
+        )
+
+
+def _implemented(plan: OutputPlan) -> list[str]:
+    names = []
+    if plan.energy is not None:
+        names += ["energy", "free_energy"]
+        if plan.energy_per_atom:
+            names.append("energies")
+    if plan.energy is not None or plan.force is not None:
+        names.append("forces")
+    if plan.energy is not None or plan.stress is not None:
+        names.append("stress")
+    return names
+
+
+def _ase_results(found: StructureResult, atoms: ase.Atoms) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    if found.energy is not None:
+        results["energy"] = results["free_energy"] = _scalar(found.energy)
+    if found.forces is not None:
+        results["forces"] = _array(found.forces)
+    if found.virial is not None:
+        stress = _array(found.virial) / atoms.get_volume()
+        results["stress"] = full_3x3_to_voigt_6_stress(stress)
+    if found.energies is not None:
+        results["energies"] = _array(found.energies)
+    if found.uncertainty is not None:
+        results["uncertainty"] = _array(found.uncertainty)
+    return results
+
+
+def _model_outputs(outputs: Iterable[str] | Mapping[str, Any] | None) -> Any:
+    """Names, or ``{name: ModelOutput}``; plain data of :meth:`todict` becomes ``ModelOutput``."""
+    if outputs is None:
+        return ()
+    if not isinstance(outputs, Mapping):
+        return (outputs,) if isinstance(outputs, str) else tuple(outputs)
+    return {
+        name: ModelOutput(**request) if isinstance(request, Mapping) else request
+        for name, request in outputs.items()
+    }
+
+
+def _plain_outputs(extra: Any) -> Any:
+    if not isinstance(extra, Mapping):
+        return list(extra)
+    return {n: {"unit": r.unit, "sample_kind": r.sample_kind} for n, r in extra.items()}
+
+
+def _same(old: Any, new: Any) -> bool:
+    if old is None or new is None:
+        return old is new
+    return bool(np.array_equal(np.asarray(old), np.asarray(new)))
+
+
+def _array(values: torch.Tensor | None) -> np.ndarray:
+    assert values is not None
+    return values.detach().double().cpu().numpy()
+
+
+def _scalar(value: torch.Tensor | None) -> float:
+    assert value is not None
+    return float(value)

@@ -1,0 +1,243 @@
+"""Load a metatomic model: trust policy first, then the file, then what it says of itself."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from metatomic.torch import (
+    AtomisticModel,
+    ModelCapabilities,
+    ModelMetadata,
+    ModelOutput,
+    NeighborListOptions,
+    is_atomistic_model,
+    load_atomistic_model,
+)
+
+from alchemi_bridge.device import select_device
+from alchemi_bridge.errors import ConfigurationError, ModelLoadError, UnitError
+from alchemi_bridge.model.trust import ModelRecords, check_trust
+from alchemi_bridge.units import conversion_factor
+
+LOGGER = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model on its device, with the facts that the other stages need.
+
+    Attributes
+    ----------
+    module
+        The metatomic model, moved to ``device``. It can not be pickled; pass paths between
+        processes.
+    path
+        File that it came from, ``None`` for a model handed over in memory.
+    records
+        What the file's records say, ``None`` for a model handed over in memory.
+    device, dtype
+        Where it runs, and the float type of its inputs and outputs.
+    length_unit, energy_unit
+        Units that the model itself uses.
+    requests
+        Neighbour lists that it requests; cutoffs in ``length_unit``.
+    requested_inputs
+        Extra data that it requests, by current (singular) name.
+    """
+
+    module: AtomisticModel
+    path: Path | None
+    records: ModelRecords | None
+    device: torch.device
+    dtype: torch.dtype
+    length_unit: str
+    energy_unit: str
+    requests: tuple[NeighborListOptions, ...]
+    requested_inputs: dict[str, ModelOutput]
+
+    @property
+    def capabilities(self) -> ModelCapabilities:
+        """What the model can compute, for which atoms, in which units."""
+        return self.module.capabilities()
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        """Name, authors, description and references."""
+        return self.module.metadata()
+
+    @property
+    def sha256(self) -> str | None:
+        """Hash of the file, ``None`` for a model handed over in memory."""
+        return None if self.records is None else self.records.sha256
+
+    @property
+    def cutoff(self) -> float:
+        """Largest cutoff that the model requests, in ``length_unit``; 0.0 without requests."""
+        return max((float(r.cutoff) for r in self.requests), default=0.0)
+
+    @property
+    def interaction_range(self) -> float:
+        """Distance beyond which atoms do not influence each other, in ``length_unit``."""
+        return float(self.capabilities.interaction_range)
+
+    @property
+    def atomic_types(self) -> frozenset[int]:
+        """Types (atomic numbers) that the model knows."""
+        return frozenset(int(t) for t in self.capabilities.atomic_types)
+
+    @property
+    def differentiates_internally(self) -> bool:
+        """Whether the model may take derivatives with respect to positions by itself.
+
+        Such a model needs pair vectors that are connected to the positions. For a model in memory
+        this can not be read off the source, so the safe answer is given.
+        """
+        return self.records is None or self.records.differentiates_internally
+
+
+def load_model(
+    model: str | Path | AtomisticModel | torch.jit.RecursiveScriptModule | LoadedModel,
+    *,
+    extensions_directory: str | Path | None = None,
+    sha256: str | None = None,
+    device: str | torch.device | None = None,
+) -> LoadedModel:
+    """Load a model file, or take a model that is in memory.
+
+    A model file is code. Its zip records are read before anything of it is executed; see
+    :func:`alchemi_bridge.model.trust.check_trust`.
+
+    Parameters
+    ----------
+    model
+        Path of a metatomic model, or a model in memory. A model in memory is moved to ``device``.
+    extensions_directory
+        The only folder from which compiled extensions are loaded. Without it a model that needs
+        extensions is refused.
+    sha256
+        Expected hash of the file.
+    device
+        Device to run on; by default the model's first choice among those that are there.
+
+    Raises
+    ------
+    ModelLoadError
+        Missing, corrupt or foreign file.
+    UntrustedModelError
+        The file asks for libraries that were not allowed, or is not the pinned one.
+    DeviceMismatchError
+        The device is not there, or not supported by the model.
+    """
+    if isinstance(model, LoadedModel):
+        return model
+    if isinstance(model, (str, Path)):
+        path: Path | None = Path(model)
+        assert path is not None
+        records: ModelRecords | None = check_trust(
+            path, extensions_directory=extensions_directory, sha256=sha256
+        )
+        module = _load_file(path, extensions_directory)
+    else:
+        if sha256 is not None:
+            raise ConfigurationError(
+                "sha256",
+                expected="a model file to compare it with",
+                got="a model in memory",
+                fix="pass the path of the file",
+            )
+        path, records = None, None
+        module = _take(model)
+    return _describe(module, path, records, device)
+
+
+def _load_file(path: Path, extensions_directory: str | Path | None) -> AtomisticModel:
+    directory = None if extensions_directory is None else str(extensions_directory)
+    with warnings.catch_warnings():
+        # deprecated output names are this package's business: it accepts both spellings
+        warnings.filterwarnings("ignore", message=".*name is deprecated.*")
+        try:
+            return load_atomistic_model(str(path), extensions_directory=directory)
+        except (RuntimeError, ValueError, OSError) as error:
+            cause = error.__cause__ or error
+            raise ModelLoadError(
+                f"model file '{path}'",
+                expected="a metatomic model that this version of torch and metatomic can load",
+                got=_first_line(cause),
+                fix="export the model again, or install the versions it was exported with "
+                "(alchemi-bridge inspect --records-only shows them)",
+            ) from error
+
+
+def _take(model: Any) -> AtomisticModel:
+    if isinstance(model, AtomisticModel):
+        return model
+    if isinstance(model, torch.nn.Module) and is_atomistic_model(model):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*name is deprecated.*")
+            return AtomisticModel(model, model.metadata(), model.capabilities())
+    raise ModelLoadError(
+        "model",
+        expected="a path, an AtomisticModel or a scripted AtomisticModel",
+        got=type(model).__name__,
+        fix="wrap the module in metatomic.torch.AtomisticModel",
+    )
+
+
+def _describe(
+    module: AtomisticModel,
+    path: Path | None,
+    records: ModelRecords | None,
+    wanted_device: str | torch.device | None,
+) -> LoadedModel:
+    capabilities = module.capabilities()
+    device = select_device(list(capabilities.supported_devices), wanted_device)
+    if capabilities.dtype not in DTYPES:
+        raise ModelLoadError(
+            "dtype of the model",
+            expected=" or ".join(DTYPES),
+            got=repr(capabilities.dtype),
+            fix="export the model with one of these",
+        )
+    dtype = DTYPES[capabilities.dtype]
+    energies = [o for n, o in capabilities.outputs.items() if n.split("/")[0] == "energy"]
+    return LoadedModel(
+        # an integer buffer keeps its type: only floating-point ones would be cast by dtype=
+        module=module.to(device=device),
+        path=path,
+        records=records,
+        device=device,
+        dtype=dtype,
+        length_unit=_own_unit(capabilities.length_unit, "angstrom", "length"),
+        energy_unit=_own_unit(energies[0].unit if energies else "eV", "eV", "energy"),
+        requests=tuple(module.requested_neighbor_lists()),
+        requested_inputs=dict(module.requested_inputs(use_new_names=True)),
+    )
+
+
+def _own_unit(unit: str, default: str, what: str) -> str:
+    """The model's unit, or the default where the model does not say."""
+    if unit == "":
+        LOGGER.warning("the model does not name its %s unit; taking it to be %s", what, default)
+        return default
+    try:
+        conversion_factor(unit, default)
+    except UnitError as error:
+        raise ModelLoadError(
+            f"{what} unit of the model",
+            expected=f"a unit of {what}",
+            got=repr(unit),
+            fix="export the model again with a unit that metatomic knows",
+        ) from error
+    return unit
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__

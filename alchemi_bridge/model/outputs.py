@@ -1,0 +1,215 @@
+"""Which of a model's outputs to ask for: variants, direct forces, uncertainty, extra outputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from metatomic.torch import ModelCapabilities, ModelOutput, pick_output
+
+from alchemi_bridge.errors import (
+    ConfigurationError,
+    UnsupportedOutputError,
+    VariantError,
+)
+
+LOGGER = logging.getLogger(__name__)
+
+NonConservative = bool | Literal["forces", "stress"]
+
+#: Spellings of metatomic before its quantities became singular, and ASE-like ones.
+ALIASES = {
+    "non_conservative_forces": "non_conservative_force",
+    "features": "feature",
+    "positions": "position",
+    "momenta": "momentum",
+    "masses": "mass",
+    "velocities": "velocity",
+    "charges": "charge",
+}
+
+#: Quantities whose variant follows that of the energy unless it is named.
+FOLLOW_ENERGY = ("energy_uncertainty", "non_conservative_force", "non_conservative_stress")
+
+
+@dataclass(frozen=True, eq=False)
+class OutputPlan:
+    """Names of the outputs that play each part; ``None`` for a part that nobody plays.
+
+    Attributes
+    ----------
+    energy, uncertainty, force, stress
+        Keys of the model's outputs. ``force`` and ``stress`` are the non-conservative ones.
+    energy_per_atom
+        Whether the model gives the energy of each atom.
+    extra
+        Further outputs to evaluate each time, with what to request of each.
+    """
+
+    energy: str | None
+    energy_per_atom: bool
+    uncertainty: str | None = None
+    force: str | None = None
+    stress: str | None = None
+    extra: Mapping[str, ModelOutput] = field(default_factory=dict)
+
+
+def plan_outputs(
+    capabilities: ModelCapabilities,
+    *,
+    variants: Mapping[str, str | None] | None = None,
+    non_conservative: NonConservative = False,
+    uncertainty: bool = True,
+    extra: Iterable[str] | Mapping[str, ModelOutput] = (),
+) -> OutputPlan:
+    """Choose outputs, or say why one can not be had.
+
+    Parameters
+    ----------
+    capabilities
+        Of the loaded model.
+    variants
+        Variant by quantity, e.g. ``{"energy": "pbe"}``. Uncertainty and non-conservative outputs
+        follow the energy unless they are named, too (``None`` names the plain one).
+    non_conservative
+        ``True``, ``"forces"`` or ``"stress"``: take forces and/or stress directly from the model.
+    uncertainty
+        Also evaluate the uncertainty of each atom's energy, if the model has it.
+    extra
+        Names of further outputs, or names with the metatomic ``ModelOutput`` to request.
+
+    Raises
+    ------
+    VariantError
+        A variant that the model lacks, or no default among several variants.
+    UnsupportedOutputError
+        An output that the model lacks.
+    ConfigurationError
+        An option outside its range.
+    """
+    if non_conservative not in (True, False, "forces", "stress"):
+        raise ConfigurationError(
+            "non_conservative",
+            expected="True, False, 'forces' or 'stress'",
+            got=repr(non_conservative),
+            fix="choose one of these",
+        )
+    outputs = capabilities.outputs
+    chosen = _resolve_variants(variants or {})
+    energy = None
+    if _offers(outputs, "energy"):
+        energy = _pick("energy", outputs, chosen["energy"])
+    elif (variants or {}).get("energy") is not None:
+        raise _unsupported("energy", outputs)
+    force = stress = None
+    if non_conservative in (True, "forces"):
+        force = _pick("non_conservative_force", outputs, chosen["non_conservative_force"])
+    if non_conservative in (True, "stress"):
+        stress = _pick("non_conservative_stress", outputs, chosen["non_conservative_stress"])
+    return OutputPlan(
+        energy=energy,
+        energy_per_atom=energy is not None and outputs[energy].sample_kind == "atom",
+        uncertainty=_pick_uncertainty(outputs, variants or {}, chosen) if uncertainty else None,
+        force=force,
+        stress=stress,
+        extra=_extra_outputs(outputs, extra),
+    )
+
+
+def _resolve_variants(variants: Mapping[str, str | None]) -> dict[str, str | None]:
+    known = ("energy", *FOLLOW_ENERGY)
+    named: dict[str, str | None] = {}
+    for key, value in variants.items():
+        name = ALIASES.get(key, key)
+        if name not in known:
+            raise VariantError(
+                "variants",
+                expected=f"variants of {', '.join(known)}",
+                got=f"a variant of '{key}'",
+                fix=f"ask for the extra output '{key}/{value}' by its name",
+            )
+        if name in named and named[name] != value:
+            raise ConfigurationError(
+                "variants",
+                expected="one variant for each quantity",
+                got=f"'{name}' under its old and its new name, with different values",
+                fix=f"use only '{name}'",
+            )
+        named[name] = value
+    default = named.get("energy")
+    return {name: named.get(name, default) for name in known}
+
+
+def _offers(outputs: Mapping[str, ModelOutput], quantity: str) -> bool:
+    return any(key.split("/")[0] == quantity for key in outputs)
+
+
+def _pick(quantity: str, outputs: Mapping[str, ModelOutput], variant: str | None) -> str:
+    if not _offers(outputs, quantity):
+        raise _unsupported(quantity, outputs)
+    try:
+        return str(pick_output(quantity, outputs, variant))
+    except (ValueError, RuntimeError) as error:
+        offered = sorted(
+            key.partition("/")[2] or "(default)"
+            for key in outputs
+            if key.split("/")[0] == quantity
+        )
+        raise VariantError(
+            f"variant of '{quantity}'",
+            expected=f"one of {', '.join(offered)}",
+            got="no variant, but the model has several" if variant is None else repr(variant),
+            fix=f"pass variants={{'{quantity}': ...}} with one of these",
+        ) from error
+
+
+def _pick_uncertainty(
+    outputs: Mapping[str, ModelOutput],
+    variants: Mapping[str, str | None],
+    chosen: Mapping[str, str | None],
+) -> str | None:
+    """Uncertainty per atom, if the model has it for this variant; it is an offer, not a demand."""
+    quantity = "energy_uncertainty"
+    if not _offers(outputs, quantity):
+        if variants.get(quantity) is not None:
+            raise _unsupported(quantity, outputs)
+        return None
+    try:
+        key = _pick(quantity, outputs, chosen[quantity])
+    except VariantError as error:
+        if quantity in variants:
+            raise
+        LOGGER.warning("no uncertainty for this variant of the energy: %s", error)
+        return None
+    # a number for the whole system says nothing about atoms in an unknown environment
+    return key if outputs[key].sample_kind == "atom" else None
+
+
+def _extra_outputs(
+    outputs: Mapping[str, ModelOutput], extra: Iterable[str] | Mapping[str, ModelOutput]
+) -> dict[str, ModelOutput]:
+    requests: dict[str, ModelOutput] = {}
+    for name in extra:
+        key = name
+        if key not in outputs:
+            base, slash, variant = name.partition("/")
+            key = ALIASES.get(base, base) + slash + variant
+        if key not in outputs:
+            raise _unsupported(name, outputs)
+        if isinstance(extra, Mapping):
+            requests[name] = extra[name]
+        else:
+            declared = outputs[key]
+            requests[name] = ModelOutput(unit=declared.unit, sample_kind=declared.sample_kind)
+    return requests
+
+
+def _unsupported(name: str, outputs: Mapping[str, ModelOutput]) -> UnsupportedOutputError:
+    return UnsupportedOutputError(
+        f"output '{name}'",
+        expected=f"one of the model's outputs ({', '.join(sorted(outputs))})",
+        got="an output that the model lacks",
+        fix="see 'alchemi-bridge inspect MODEL' for what it offers",
+    )

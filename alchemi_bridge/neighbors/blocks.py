@@ -1,0 +1,99 @@
+"""Candidates cut at a requested cutoff, as the TensorBlock that metatomic wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from metatensor.torch import Labels, TensorBlock
+
+from alchemi_bridge.pairs import Candidates
+
+SAMPLE_NAMES = ["first_atom", "second_atom", "cell_shift_a", "cell_shift_b", "cell_shift_c"]
+
+
+@dataclass(frozen=True, eq=False)
+class RequestedPairs:
+    """The pairs of one request of the model, in one step.
+
+    Attributes
+    ----------
+    first, second
+        (n_pairs,) int64.
+    shifts
+        (n_pairs, 3) int32.
+    vectors
+        (n_pairs, 3) in the model's dtype and length unit.
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor
+    shifts: torch.Tensor
+    vectors: torch.Tensor
+
+
+def cut(
+    candidates: Candidates,
+    vectors: torch.Tensor,
+    squared: torch.Tensor,
+    *,
+    cutoff: float,
+    full_list: bool,
+) -> RequestedPairs:
+    """Keep the pairs with ``|r| < cutoff``, in both directions or one.
+
+    Lists for ``strict=False`` requests are cut, too: the model may get fewer pairs than it could
+    stand, never one too many.
+
+    Parameters
+    ----------
+    candidates
+        All pairs of the search.
+    vectors
+        (n_pairs, 3) of all candidates, in the model's dtype.
+    squared
+        (n_pairs,) their squared lengths in float64, from the rounded ``vectors``, so that no pair
+        is handed over whose length in the model's dtype is beyond the cutoff.
+    cutoff
+        In the model's length unit.
+    full_list
+        Both directions, or each pair once.
+    """
+    keep = squared < cutoff * cutoff
+    if not full_list:
+        keep &= candidates.canonical
+    index = torch.nonzero(keep).squeeze(1)
+    return RequestedPairs(
+        first=candidates.first[index],
+        second=candidates.second[index],
+        shifts=candidates.shifts[index],
+        vectors=vectors[index],
+    )
+
+
+def neighbor_block(pairs: RequestedPairs, vectors: torch.Tensor) -> TensorBlock:
+    """The block with metatomic's metadata.
+
+    Parameters
+    ----------
+    pairs
+        Indices and shifts.
+    vectors
+        (n_pairs, 3) values to store: ``pairs.vectors``, or the same numbers attached to a graph.
+    """
+    device = vectors.device
+    samples = torch.cat(
+        [
+            pairs.first.to(torch.int32)[:, None],
+            pairs.second.to(torch.int32)[:, None],
+            pairs.shifts,
+        ],
+        dim=1,
+    )
+    return TensorBlock(
+        values=vectors.unsqueeze(-1),
+        # unique by construction: the decoder keeps every pair once per direction
+        samples=Labels(SAMPLE_NAMES, samples, assume_unique=True),
+        components=[Labels(["xyz"], torch.arange(3, dtype=torch.int32, device=device)[:, None])],
+        properties=Labels(["distance"], torch.zeros((1, 1), dtype=torch.int32, device=device)),
+    )

@@ -1,0 +1,261 @@
+"""Candidate pairs: the one form that every pair list is decoded into, once per pair search.
+
+Both directions of every pair, sorted by first atom (CSR), with the index of each pair's reverse.
+This is the torch reference; it works on any device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from alchemi_bridge.device import DeviceBuffer
+from alchemi_bridge.errors import PairListError
+from alchemi_bridge.pairs.lists import FullPairs, HalfPairs
+
+INDEX_DTYPES = (torch.int32, torch.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Pairs in both directions, in CSR order.
+
+    Attributes
+    ----------
+    n_atoms
+        Number of atoms that the indices refer to.
+    first, second
+        (n_pairs,) int64, sorted by ``first``.
+    shifts
+        (n_pairs, 3) int32.
+    reverse
+        (n_pairs,) int64: pair ``reverse[k]`` is pair ``k`` backwards.
+    canonical
+        (n_pairs,) bool: true for exactly one of the two directions of each pair; these are the
+        pairs of a half list.
+    row_start
+        (n_atoms + 1,) int64: the pairs of atom i are ``row_start[i]:row_start[i + 1]``.
+    reach
+        Distance up to which the list was complete at the search, in the model's length unit.
+    """
+
+    n_atoms: int
+    first: torch.Tensor
+    second: torch.Tensor
+    shifts: torch.Tensor
+    reverse: torch.Tensor
+    canonical: torch.Tensor
+    row_start: torch.Tensor
+    reach: float
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def decode(
+    pairs: HalfPairs | FullPairs,
+    *,
+    n_atoms: int,
+    device: torch.device,
+    reach: float,
+    subset: torch.Tensor | None = None,
+    check_unique: bool = False,
+) -> Candidates:
+    """Turn an engine's list into candidates.
+
+    Parameters
+    ----------
+    pairs
+        The list, in the engine's indices.
+    n_atoms
+        Number of atoms of the engine.
+    device
+        Device of the provider; the arrays must be there.
+    reach
+        The list's reach in the model's length unit.
+    subset
+        (n_subset,) int64 indices of the atoms that the model sees. Pairs with any other atom are
+        left out, and the candidates refer to positions in ``subset``.
+    check_unique
+        Also look for pairs that are listed twice (costs a sort).
+
+    Raises
+    ------
+    ShapeError, DtypeError, DeviceMismatchError
+        If an array does not fit.
+    PairListError
+        If an index is out of range, an atom is paired with itself without a shift, a full list
+        lacks the reverse of a pair, or a pair is listed twice.
+    """
+    first, second, shifts = _read(pairs, device)
+    _check_indices(first, second, shifts, n_atoms)
+    if subset is not None:
+        place = torch.full((n_atoms,), -1, dtype=torch.int64, device=device)
+        place[subset] = torch.arange(len(subset), device=device)
+        first, second = place[first], place[second]
+        inside = (first >= 0) & (second >= 0)
+        first, second, shifts = first[inside], second[inside], shifts[inside]
+        n_atoms = len(subset)
+    if isinstance(pairs, FullPairs):
+        first, second, shifts = _one_direction(first, second, shifts)
+    else:
+        swap = ~_is_canonical(first, second, shifts)
+        first, second = torch.where(swap, second, first), torch.where(swap, first, second)
+        shifts = torch.where(swap[:, None], -shifts, shifts)
+    if check_unique:
+        _check_unique(first, second, shifts)
+    return both_directions(first, second, shifts, n_atoms=n_atoms, reach=reach)
+
+
+def both_directions(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    shifts: torch.Tensor,
+    *,
+    n_atoms: int,
+    reach: float,
+) -> Candidates:
+    """Candidates from canonical pairs (each pair once): add the reverse, sort by first atom."""
+    n_half = len(first)
+    device = first.device
+    all_first = torch.cat([first, second])
+    order = torch.argsort(all_first, stable=True)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(2 * n_half, device=device)
+    partner = torch.cat([place[n_half:], place[:n_half]])  # where the reverse of each pair went
+    counts = torch.bincount(all_first, minlength=n_atoms)
+    row_start = torch.zeros(n_atoms + 1, dtype=torch.int64, device=device)
+    torch.cumsum(counts, 0, out=row_start[1:])
+    return Candidates(
+        n_atoms=n_atoms,
+        first=all_first[order],
+        second=torch.cat([second, first])[order],
+        shifts=torch.cat([shifts, -shifts])[order].to(torch.int32),
+        reverse=partner[order],
+        canonical=order < n_half,
+        row_start=row_start,
+        reach=reach,
+    )
+
+
+def _read(
+    pairs: HalfPairs | FullPairs, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    first = DeviceBuffer.of(pairs.first, "first atoms of the pair list").require(
+        "first atoms of the pair list", shape=(None,), dtypes=INDEX_DTYPES, device=device
+    )
+    n_pairs = len(first)
+    second = DeviceBuffer.of(pairs.second, "second atoms of the pair list").require(
+        "second atoms of the pair list", shape=(n_pairs,), dtypes=INDEX_DTYPES, device=device
+    )
+    if pairs.shifts is None:
+        shifts = torch.zeros((n_pairs, 3), dtype=torch.int64, device=device)
+    else:
+        shifts = DeviceBuffer.of(pairs.shifts, "cell shifts of the pair list").require(
+            "cell shifts of the pair list", shape=(n_pairs, 3), dtypes=INDEX_DTYPES, device=device
+        )
+    return first.to(torch.int64), second.to(torch.int64), shifts.to(torch.int64)
+
+
+def _check_indices(
+    first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor, n_atoms: int
+) -> None:
+    if len(first) == 0:
+        return
+    lowest = torch.minimum(first.min(), second.min())
+    highest = torch.maximum(first.max(), second.max())
+    with_itself = ((first == second) & (shifts == 0).all(dim=1)).any()
+    widest = shifts.abs().max()
+    # one read from the device for all checks
+    low, high, itself, wide = torch.stack(
+        [lowest, highest, with_itself.to(torch.int64), widest]
+    ).tolist()
+    if low < 0 or high >= n_atoms:
+        raise PairListError(
+            "pair list",
+            expected=f"indices from 0 to {n_atoms - 1}",
+            got=f"indices from {low} to {high}",
+            fix="call set_atoms with the current atoms before set_pairs",
+        )
+    if itself:
+        raise PairListError(
+            "pair list",
+            expected="no atom paired with itself in the same cell",
+            got="pairs with first == second and shift (0, 0, 0)",
+            fix="leave these pairs out of the list",
+        )
+    if wide >= 2**30:
+        raise PairListError(
+            "pair list",
+            expected="cell shifts of a few cells",
+            got=f"a shift of {wide}",
+            fix="check that the shifts are integers in units of cell vectors",
+        )
+
+
+def _is_canonical(
+    first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor
+) -> torch.Tensor:
+    """True for one of the two directions: first < second, or for images the positive shift."""
+    x, y, z = shifts.unbind(dim=1)
+    positive = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
+    return (first < second) | ((first == second) & positive)
+
+
+def _one_direction(
+    first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The canonical half of a full list, after a check that the other half mirrors it."""
+    keep = _is_canonical(first, second, shifts)
+    forward = (first[keep], second[keep], shifts[keep])
+    backward = (second[~keep], first[~keep], -shifts[~keep])
+    mirrored = len(forward[0]) == len(backward[0])
+    if mirrored and len(forward[0]):
+        mirrored = bool((_sorted_rows(*forward) == _sorted_rows(*backward)).all())
+    if not mirrored:
+        raise PairListError(
+            "full pair list",
+            expected="with every pair (i, j, S) also (j, i, -S)",
+            got=f"{len(forward[0])} pairs in one direction that do not mirror "
+            f"{len(backward[0])} in the other",
+            fix="hand over HalfPairs if every pair is listed once",
+        )
+    return forward
+
+
+def _sorted_rows(
+    first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor
+) -> torch.Tensor:
+    """Pairs as rows, in lexicographic order: stable sorts from the last column to the first."""
+    rows = torch.cat([first[:, None], second[:, None], shifts], dim=1)
+    for column in range(4, -1, -1):
+        rows = rows[torch.argsort(rows[:, column], stable=True)]
+    return rows
+
+
+def _check_unique(first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor) -> None:
+    rows = _sorted_rows(first, second, shifts)
+    repeated = (rows[1:] == rows[:-1]).all(dim=1)
+    if bool(repeated.any()):
+        i, j, *shift = rows[1:][repeated][0].tolist()
+        raise PairListError(
+            "pair list",
+            expected="every pair once",
+            got=f"pair ({i}, {j}) with shift {tuple(shift)} listed more than once",
+            fix="remove repeated pairs",
+        )
+
+
+def require_reach(reach: float, cutoff: float, unit: str) -> None:
+    """Raise :class:`PairListError` if a list ends before the model's cutoff."""
+    # a list cut in float32 at the very cutoff may be handed over with that rounding
+    if reach < cutoff * (1.0 - 1e-6):
+        raise PairListError(
+            "reach of the pair list",
+            expected=f"at least the model's cutoff, {cutoff:g} {unit}",
+            got=f"{reach:g} {unit}",
+            fix="build the list with a larger radius (cutoff plus a skin)",
+        )
+
+

@@ -1,0 +1,394 @@
+"""The provider for metatomic models: the one module that sees every stage of the data's way.
+
+engine buffers -> pairs -> neighbours -> model -> forces -> engine buffers
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from metatensor.torch import Labels
+from metatomic.torch import ModelOutput
+
+from alchemi_bridge.cell import Cell
+from alchemi_bridge.contract import (
+    Atoms,
+    ForceBuffers,
+    PairRequest,
+    Quantity,
+    Requirements,
+    Step,
+    index_tensor,
+)
+from alchemi_bridge.device import DeviceBuffer, Event
+from alchemi_bridge.errors import (
+    ConfigurationError,
+    NonFiniteResultError,
+    ProtocolError,
+    SpeciesError,
+)
+from alchemi_bridge.geometry import Geometry, system_input
+from alchemi_bridge.model import (
+    Evaluation,
+    LoadedModel,
+    Wanted,
+    evaluate,
+    load_model,
+    plan_outputs,
+)
+from alchemi_bridge.model.evaluate import Route
+from alchemi_bridge.model.inputs import build_inputs
+from alchemi_bridge.model.outputs import NonConservative
+from alchemi_bridge.pairs import Pairs
+from alchemi_bridge.uncertainty import warn_if_uncertain
+from alchemi_bridge.units import Units, conversion_factor
+
+LOGGER = logging.getLogger(__name__)
+
+FLOATS = (torch.float32, torch.float64)
+
+
+def debug_enabled() -> bool:
+    """Whether ``ALCHEMI_BRIDGE_DEBUG`` asks for the costly checks."""
+    return os.environ.get("ALCHEMI_BRIDGE_DEBUG", "0") not in ("", "0")
+
+
+class MetatomicForceProvider:
+    """Forces, energy and virial of a metatomic model for an engine.
+
+    Implements :class:`~alchemi_bridge.contract.ForceProvider`.
+
+    Parameters
+    ----------
+    model
+        Path of a metatomic model, a model in memory, or a
+        :class:`~alchemi_bridge.model.LoadedModel`.
+    device
+        Device to run on; the model's first choice by default. Buffers must be there.
+    units
+        Units of the engine.
+    variants, non_conservative
+        See :func:`~alchemi_bridge.model.plan_outputs`.
+    uncertainty_threshold
+        Largest uncertainty of an atom's energy, in eV, that passes without a warning; ``None``
+        leaves the uncertainty out.
+    extra_outputs
+        Further outputs to evaluate in every step, see :attr:`results`.
+    extensions_directory, sha256
+        Trust policy, see :func:`~alchemi_bridge.model.load_model`.
+    check_consistency
+        Let metatomic check inputs and outputs in every step (slow).
+    gradient
+        ``"leaves"``, ``"strain"``, or ``"auto"``: the first unless the model differentiates with
+        respect to positions by itself. See :mod:`alchemi_bridge.model.evaluate`.
+
+    Notes
+    -----
+    Calls are ordered on the device's current stream. The provider allocates what it needs, and
+    keeps no reference to the engine's positions or buffers beyond a call.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        device: str | torch.device | None = None,
+        units: Units | None = None,
+        variants: Mapping[str, str | None] | None = None,
+        non_conservative: NonConservative = False,
+        uncertainty_threshold: float | None = 0.1,
+        extra_outputs: Iterable[str] | Mapping[str, ModelOutput] = (),
+        extensions_directory: str | os.PathLike[str] | None = None,
+        sha256: str | None = None,
+        check_consistency: bool = False,
+        gradient: Literal["auto", "leaves", "strain"] = "auto",
+    ) -> None:
+        self.loaded: LoadedModel = load_model(
+            model,
+            extensions_directory=None if extensions_directory is None else str(extensions_directory),
+            sha256=sha256,
+            device=device,
+        )
+        if uncertainty_threshold is not None and not uncertainty_threshold > 0.0:
+            raise ConfigurationError(
+                "uncertainty_threshold",
+                expected="a positive energy in eV, or None",
+                got=str(uncertainty_threshold),
+                fix="pass None to leave the uncertainty out",
+            )
+        self.plan = plan_outputs(
+            self.loaded.capabilities,
+            variants=variants,
+            non_conservative=non_conservative,
+            uncertainty=uncertainty_threshold is not None,
+            extra=extra_outputs,
+        )
+        self.units = units or Units()
+        self.route: Route = choose_route(self.loaded, gradient)
+        self._threshold = uncertainty_threshold
+        self._check_consistency = check_consistency
+        self._length = conversion_factor(self.units.length, self.loaded.length_unit)
+        self._energy = conversion_factor(self.loaded.energy_unit, self.units.energy)
+        self._atoms: _PreparedAtoms | None = None
+        self._geometry: Geometry | None = None
+        self._results: Evaluation | None = None
+
+    @property
+    def requirements(self) -> Requirements:
+        """What the engine must hand over, in its units."""
+        loaded, per_length = self.loaded, 1.0 / self._length
+        return Requirements(
+            pair_range=loaded.cutoff * per_length,
+            halo_range=loaded.interaction_range * per_length,
+            requests=tuple(
+                PairRequest(float(r.cutoff) * per_length, bool(r.full_list), bool(r.strict))
+                for r in loaded.requests
+            ),
+            dtype=loaded.dtype,
+            device=loaded.device,
+            units=self.units,
+            atomic_types=loaded.atomic_types,
+            outputs=tuple(sorted(loaded.capabilities.outputs)),
+            inputs={name: request.unit for name, request in loaded.requested_inputs.items()},
+            energies=self.plan.energy_per_atom,
+        )
+
+    @property
+    def results(self) -> Evaluation:
+        """All results of the last step, in the model's units, on the model's device.
+
+        Here are the extra outputs and the uncertainty; rows are the atoms that the model sees.
+        """
+        if self._results is None:
+            raise ProtocolError(
+                "results", expected="a finished step", got="none yet", fix="call compute first"
+            )
+        return self._results
+
+    @property
+    def searches(self) -> int:
+        """How many pair searches (or decoded lists) this provider has seen for its atoms."""
+        return 0 if self._geometry is None else self._geometry.searches
+
+    def set_atoms(self, atoms: Atoms) -> None:
+        """Take the atoms of this rank.
+
+        Raises
+        ------
+        ShapeError, DtypeError
+            If types, subset or selection do not fit.
+        SpeciesError
+            If the model does not know a type.
+        """
+        self._atoms = _PreparedAtoms(atoms, self.loaded)
+        self._geometry = None
+
+    def set_pairs(self, pairs: Pairs, cell: Cell, ready: Event | None = None) -> None:
+        """Take a new pair list, or the order to search.
+
+        Raises
+        ------
+        ProtocolError
+            Before :meth:`set_atoms`.
+        PairListError
+            If the list is shorter than the model's cutoff, or inconsistent.
+        """
+        atoms = self._require_atoms("set_pairs")
+        if ready is not None:
+            ready.wait(self.loaded.device)
+        if self._geometry is None:
+            self._geometry = Geometry(
+                self.loaded, n_atoms=atoms.n_atoms, subset=atoms.subset, length=self._length
+            )
+        self._geometry.set_pairs(pairs, cell, check_unique=debug_enabled())
+
+    def compute(self, step: Step, out: ForceBuffers) -> Event:
+        """Evaluate one step and add the results to the engine's buffers.
+
+        Nothing is added if the step fails.
+
+        Raises
+        ------
+        ProtocolError
+            Before :meth:`set_atoms` and :meth:`set_pairs`, or if a wanted buffer is missing.
+        ShapeError, DtypeError, DeviceMismatchError, BufferAccessError
+            If a buffer does not fit.
+        NonFiniteError, OverlapError, CellError
+            If the geometry is none.
+        StalePairsError
+            If atoms moved farther than a list that was handed over allows.
+        UnsupportedOutputError, EvaluationError, NonFiniteResultError
+            If the model can not, fails, or returns what is no number.
+        """
+        atoms, device = self._require_atoms("compute"), self.loaded.device
+        if self._geometry is None:
+            raise _out_of_order("compute", "set_pairs")
+        positions = DeviceBuffer.of(step.positions, "positions").require(
+            "positions", shape=(atoms.n_atoms, 3), dtypes=FLOATS, device=device
+        )
+        views = {
+            name: out.view(name, atoms.n_atoms, device)
+            for name in ("forces", "energy", "virial", "energies")
+            if getattr(step, name)
+        }
+        if step.ready is not None:
+            step.ready.wait(device)
+        if atoms.nothing_to_do:
+            return Event.record(device)  # an empty rank: nothing to add
+        system = self._geometry.step(positions, step.cell)
+        inputs = build_inputs(
+            self.loaded.requested_inputs,
+            {**atoms.inputs, **step.inputs},
+            n_atoms=atoms.n_atoms,
+            subset=atoms.subset,
+            dtype=self.loaded.dtype,
+            device=device,
+        )
+        evaluation = evaluate(
+            self.loaded,
+            self.plan,
+            [system_input(self.loaded, atoms.types, system, inputs)],
+            Wanted(step.energy, step.forces, step.virial, step.energies),
+            selected=atoms.selected,
+            route=self.route,
+            check_consistency=self._check_consistency,
+        )
+        require_finite_results(evaluation)
+        self._results = evaluation
+        if evaluation.uncertainty is not None and self._threshold is not None:
+            factor = conversion_factor(self.loaded.energy_unit, "eV")
+            warn_if_uncertain(evaluation.uncertainty * factor, self._threshold, atoms.subset)
+        self._accumulate(evaluation, views, atoms)
+        return Event.record(device)
+
+    def _accumulate(
+        self, found: Evaluation, views: Mapping[str, torch.Tensor], atoms: _PreparedAtoms
+    ) -> None:
+        """Add results to the engine's memory, in its units, precision and order of atoms."""
+        # dE/dx in the engine's units: energy factor over length factor
+        per_length = self._energy * self._length
+        if "forces" in views and found.forces is not None:
+            _add_rows(views["forces"], found.forces.double() * per_length, atoms.subset)
+        if "energies" in views and found.energies is not None:
+            _add_rows(views["energies"], found.energies.double() * self._energy, atoms.subset)
+        if "energy" in views and found.energy is not None:
+            views["energy"].add_(found.energy * self._energy)
+        if "virial" in views and found.virial is not None:
+            views["virial"].add_(found.virial[0].double() * self._energy)
+
+    def _require_atoms(self, call: str) -> _PreparedAtoms:
+        if self._atoms is None:
+            raise _out_of_order(call, "set_atoms")
+        return self._atoms
+
+
+class _PreparedAtoms:
+    """Atoms of an engine, checked and on the provider's device.
+
+    ``nothing_to_do`` says that no atom's energy counts, so that the model need not be asked.
+    """
+
+    def __init__(self, atoms: Atoms, loaded: LoadedModel) -> None:
+        device = loaded.device
+        types = DeviceBuffer.of(atoms.types, "types").tensor.to(device)
+        DeviceBuffer(types).require(
+            "types", shape=(None,), dtypes=(torch.int32, torch.int64), device=device
+        )
+        self.n_atoms = len(types)
+        self.subset = None
+        if atoms.subset is not None:
+            self.subset = index_tensor(atoms.subset, "subset", self.n_atoms, device)
+            types = types[self.subset]
+        self.types = types.to(torch.int32)
+        self.selected = None
+        if atoms.selected is not None:
+            rows = index_tensor(atoms.selected, "selected atoms", self.n_atoms, device)
+            self.selected = _selection(rows, self.subset, self.n_atoms)
+        counted = self.types if self.selected is None else self.selected
+        self.nothing_to_do = len(counted) == 0
+        self.inputs: Mapping[str, Quantity] = dict(atoms.inputs)
+        require_known_types(types, loaded)
+
+
+def choose_route(loaded: LoadedModel, gradient: str) -> Route:
+    """The way in which gradients are taken, see :mod:`alchemi_bridge.model.evaluate`."""
+    if gradient == "leaves":
+        return "leaves"
+    if gradient == "strain":
+        return "strain"
+    if gradient == "auto":
+        return "strain" if loaded.differentiates_internally else "leaves"
+    raise ConfigurationError(
+        "gradient",
+        expected="'auto', 'leaves' or 'strain'",
+        got=repr(gradient),
+        fix="choose one of these",
+    )
+
+
+def require_known_types(types: torch.Tensor, loaded: LoadedModel) -> None:
+    """Raise :class:`SpeciesError` if the model does not know one of the types."""
+    unknown = sorted(set(torch.unique(types).tolist()) - loaded.atomic_types)
+    if unknown:
+        raise SpeciesError(
+            "atomic types",
+            expected=f"types that the model knows ({sorted(loaded.atomic_types)})",
+            got=f"unknown types {unknown}",
+            fix="use a model that was made for these elements",
+        )
+
+
+def require_finite_results(evaluation: Evaluation) -> None:
+    """Raise :class:`NonFiniteResultError` if a result holds NaN or infinite values."""
+    names = ("energy", "forces", "virial", "energies")
+    found = {n: v for n in names if (v := getattr(evaluation, n)) is not None}
+    if not found:
+        return
+    # one number for all: its sum is finite only if everything is
+    total = torch.stack([v.double().abs().sum() for v in found.values()])
+    if bool(torch.isfinite(total).all()):
+        return
+    bad = [n for n, t in zip(found, total.tolist(), strict=True) if not abs(t) < float("inf")]
+    raise NonFiniteResultError(
+        f"{' and '.join(bad)} of the model",
+        expected="finite values",
+        got="NaN or infinite values",
+        fix="check the structure (atoms too close or in an environment that the model never saw)",
+    )
+
+
+def _selection(rows: torch.Tensor, subset: torch.Tensor | None, n_atoms: int) -> Labels:
+    if subset is not None:
+        place = torch.full((n_atoms,), -1, dtype=torch.int64, device=rows.device)
+        place[subset] = torch.arange(len(subset), device=rows.device)
+        rows = place[rows]
+        if bool((rows < 0).any()):
+            raise ConfigurationError(
+                "selected atoms",
+                expected="atoms of the subset that the model sees",
+                got="atoms outside it",
+                fix="select among the subset only",
+            )
+    values = torch.stack([torch.zeros_like(rows), rows], dim=1).to(torch.int32)
+    return Labels(["system", "atom"], values, assume_unique=True)
+
+
+def _add_rows(target: torch.Tensor, values: torch.Tensor, subset: torch.Tensor | None) -> None:
+    values = values.to(target.dtype)
+    if subset is None:
+        target.add_(values)
+    else:
+        target.index_add_(0, subset, values)
+
+
+def _out_of_order(call: str, before: str) -> ProtocolError:
+    return ProtocolError(
+        call,
+        expected=f"{before} to be called before",
+        got=f"{call} first",
+        fix="call set_atoms, then set_pairs, then compute",
+    )

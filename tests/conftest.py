@@ -1,0 +1,31 @@
+"""Shared fixtures: one torch thread, and model files that are exported once per session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from alchemi_bridge import potentials
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``model_file(name, **options)``: path of an exported potential, made once per session."""
+    folder = tmp_path_factory.mktemp("models")
+    made: dict[tuple, Path] = {}
+
+    def export(name: str, **options: object) -> Path:
+        key = (name, *sorted((k, repr(v)) for k, v in options.items()))
+        if key not in made:
+            made[key] = Path(potentials.export(name, folder / f"{name}-{len(made)}.pt", **options))
+        return made[key]
+
+    return export
