@@ -153,9 +153,18 @@ def evaluate(
         wanted.virial and plan.stress is None
     )
     attach = route == "strain"
+    requests = _requests(loaded, plan, wanted, differentiate)
+    # An output that is wanted for itself and as an extra one (in another unit, say) is asked for
+    # twice, since a model can be asked for a name only once.
+    twice = {name: request for name, request in plan.extra.items() if name in requests}
+    once = {name: request for name, request in plan.extra.items() if name not in requests}
     with torch.set_grad_enabled(differentiate or attach):
         graphs = [_build(loaded, s, differentiate, attach) for s in systems]
-        outputs = _run(loaded, plan, graphs, wanted, differentiate, selected, check_consistency)
+        outputs = _run(loaded, {**requests, **once}, graphs, selected, check_consistency)
+        extra = {name: mts.detach(outputs[name]) for name in once}
+        if twice:
+            again = _run(loaded, twice, graphs, selected, check_consistency)
+            extra.update({name: mts.detach(again[name]) for name in twice})
     offsets = _offsets(systems)
     results = _Results(loaded, plan, list(systems), offsets, outputs)
     forces, virial = results.direct(wanted, selected is None)
@@ -175,7 +184,7 @@ def evaluate(
         virial=None if virial is None else (virial + virial.transpose(1, 2)) / 2.0,
         energies=results.per_atom(plan.energy) if wanted.energies else None,
         uncertainty=results.per_atom(plan.uncertainty) if plan.uncertainty in outputs else None,
-        extra={name: mts.detach(outputs[name]) for name in plan.extra},
+        extra=extra,
     )
 
 
@@ -227,17 +236,12 @@ def _build(loaded: LoadedModel, source: SystemInput, differentiate: bool, attach
     return _Graph(system, positions, cell, vectors, strain)
 
 
-def _run(
-    loaded: LoadedModel,
-    plan: OutputPlan,
-    graphs: Sequence[_Graph],
-    wanted: Wanted,
-    differentiate: bool,
-    selected: Labels | None,
-    check_consistency: bool,
-) -> dict[str, TensorMap]:
+def _requests(
+    loaded: LoadedModel, plan: OutputPlan, wanted: Wanted, differentiate: bool
+) -> dict[str, ModelOutput]:
+    """Outputs that the wanted quantities are made from, in the model's own units."""
     length, energy = loaded.length_unit, loaded.energy_unit
-    requests: dict[str, ModelOutput] = dict(plan.extra)
+    requests: dict[str, ModelOutput] = {}
     if plan.energy is not None and (wanted.energy or wanted.energies or differentiate):
         kind = "atom" if wanted.energies else "system"
         requests[plan.energy] = ModelOutput(unit=energy, sample_kind=kind)
@@ -248,8 +252,18 @@ def _run(
     if wanted.virial and plan.stress is not None:
         unit = f"({energy})/({length})^3"
         requests[plan.stress] = ModelOutput(unit=unit, sample_kind="system")
+    return requests
+
+
+def _run(
+    loaded: LoadedModel,
+    requests: dict[str, ModelOutput],
+    graphs: Sequence[_Graph],
+    selected: Labels | None,
+    check_consistency: bool,
+) -> dict[str, TensorMap]:
     options = ModelEvaluationOptions(
-        length_unit=length, outputs=requests, selected_atoms=selected
+        length_unit=loaded.length_unit, outputs=requests, selected_atoms=selected
     )
     try:
         return dict(
