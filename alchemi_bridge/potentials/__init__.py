@@ -1,0 +1,99 @@
+"""Potentials with a known answer, as ordinary metatomic models.
+
+:func:`build` makes a model, :func:`export` writes a file that any metatomic engine loads.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from metatomic.torch import AtomisticModel
+
+from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.potentials.lennard_jones import lennard_jones
+from alchemi_bridge.potentials.message_passing import message_passing
+from alchemi_bridge.potentials.stillinger_weber import stillinger_weber
+
+__all__ = ["NAMES", "build", "export", "lennard_jones", "message_passing", "stillinger_weber"]
+
+_BUILDERS: dict[str, Callable[..., AtomisticModel]] = {
+    "lennard-jones": lennard_jones,
+    "stillinger-weber": stillinger_weber,
+    "message-passing": message_passing,
+}
+NAMES = tuple(_BUILDERS)
+
+
+def build(name: str, **options: Any) -> AtomisticModel:
+    """Build the potential called ``name``.
+
+    Parameters
+    ----------
+    name
+        One of :data:`NAMES`; underscores count as hyphens.
+    **options
+        Keyword arguments of the function of that name in this package.
+
+    Returns
+    -------
+    AtomisticModel
+        On the CPU, in evaluation mode.
+
+    Raises
+    ------
+    ConfigurationError
+        If the name or an option is unknown, or an option is out of its range.
+    """
+    builder = _BUILDERS.get(name.replace("_", "-"))
+    if builder is None:
+        raise ConfigurationError(
+            "potential",
+            expected=f"one of {', '.join(NAMES)}",
+            got=repr(name),
+            fix="choose one of them",
+        )
+    known = inspect.signature(builder).parameters
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ConfigurationError(
+            f"options of '{name}'",
+            expected=f"some of {', '.join(known)}",
+            got=", ".join(unknown),
+            fix="remove or rename the unknown options",
+        )
+    return builder(**options)
+
+
+def export(name: str, path: str | Path, **options: Any) -> Path:
+    """Build the potential called ``name`` and write it to ``path`` as a metatomic file.
+
+    Parameters
+    ----------
+    name, **options
+        As for :func:`build`.
+    path
+        File to write, usually ``*.pt``; its folder must exist.
+
+    Returns
+    -------
+    Path
+        The file that was written.
+
+    Raises
+    ------
+    ConfigurationError
+        As :func:`build`, and if the folder does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ConfigurationError(
+            "path of the model file",
+            expected="a file in a folder that exists",
+            got=str(path),
+            fix=f"create '{path.parent}' first",
+        )
+    build(name, **options).save(path)
+    return path
