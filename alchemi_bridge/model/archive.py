@@ -36,6 +36,7 @@ _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 _STORED, _DEFLATED = 0, 8
 _FLAG_DESCRIPTOR, _FLAG_UTF8 = 0x0008, 0x0800
 _ALLOWED_FLAGS = _FLAG_DESCRIPTOR | _FLAG_UTF8 | 0x0006  # 0x0006: how hard the compressor tried
+_DOS_FOLDER = 0x10  # in the external attributes
 _CHUNK = 1 << 20
 _MAX_RECORDS = 1_000_000
 _MAX_DIRECTORY = 1 << 28  # bytes of central directory
@@ -175,7 +176,7 @@ class Archive:
         # some readers follow the locator, others look right in front of it: both must meet
         if end[0] != b"PK\x06\x06" or locator[2] != at or end[1] != _END64.size - 12:
             raise self._ambiguous("a zip64 locator that points elsewhere than to the end record")
-        if locator[1] or locator[3] > 1 or end[4] or end[5] or end[6] != end[7]:
+        if locator[1] or locator[3] != 1 or end[4] or end[5] or end[6] != end[7]:
             raise self._ambiguous("an archive in several parts")
         return end[7], end[8], end[9]
 
@@ -214,6 +215,9 @@ class Archive:
         stored_size, size, header = self._sizes64(fields[8], fields[9], fields[16], extra)
         if flags & ~_ALLOWED_FLAGS or method not in (_STORED, _DEFLATED):
             raise self._ambiguous(f"record {name!r} with flags {flags:#x} and method {method}")
+        if fields[15] & _DOS_FOLDER or name.endswith("/"):
+            # torch reads nothing then, and hands on whatever was in memory
+            raise self._ambiguous(f"record {name!r}, which is marked as a folder")
         if method == _STORED and stored_size != size:
             raise self._ambiguous(f"record {name!r} with two different sizes")
         if header + _LOCAL.size > limit:

@@ -13,7 +13,7 @@ respect to positions needs pair vectors that hang on them (``route="strain"``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,6 +34,10 @@ from alchemi_bridge.neighbors import (
 )
 
 Route = Literal["leaves", "strain"]
+
+
+class NoGradientError(EvaluationError):
+    """The model's energy can not be differentiated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,15 +165,41 @@ def evaluate(
     with torch.set_grad_enabled(differentiate or attach):
         graphs = [_build(loaded, s, differentiate, attach) for s in systems]
         outputs = _run(loaded, {**requests, **once}, graphs, selected, check_consistency)
-        extra = {name: mts.detach(outputs[name]) for name in once}
+        extra = _extra(outputs, once)
         if twice:
             again = _run(loaded, twice, graphs, selected, check_consistency)
-            extra.update({name: mts.detach(again[name]) for name in twice})
+            extra.update(_extra(again, twice))
+    try:
+        return _read(loaded, plan, systems, wanted, graphs, outputs, extra, selected is None)
+    except (RuntimeError, IndexError, ValueError, KeyError) as error:
+        # what the model returns was not checked by metatomic: any of its numbers may be off
+        raise EvaluationError(
+            "results of the model",
+            expected="blocks as metatomic describes them",
+            got=_last_line(error),
+            fix="check the model with check_consistency=True",
+        ) from error
+
+
+def _read(
+    loaded: LoadedModel,
+    plan: OutputPlan,
+    systems: Sequence[SystemInput],
+    wanted: Wanted,
+    graphs: Sequence[_Graph],
+    outputs: dict[str, TensorMap],
+    extra: dict[str, TensorMap],
+    all_atoms: bool,
+) -> Evaluation:
+    """Outputs of the model as plain tensors, and the gradients of its energy."""
+    differentiate = (wanted.forces and plan.force is None) or (
+        wanted.virial and plan.stress is None
+    )
     offsets = _offsets(systems)
-    results = _Results(loaded, plan, list(systems), offsets, outputs)
-    forces, virial = results.direct(wanted, selected is None)
+    results = _Results(loaded, plan, list(systems), offsets, outputs, all_atoms)
+    forces, virial = results.direct(wanted)
     if differentiate:
-        gradients = _gradients(outputs[str(plan.energy)].block().values, graphs)
+        gradients = _gradients(results.energy_values(), graphs)
         total = offsets[-1]
         if wanted.forces and plan.force is None:
             forces = torch.zeros((total, 3), dtype=loaded.dtype, device=loaded.device)
@@ -262,10 +292,10 @@ def _run(
     selected: Labels | None,
     check_consistency: bool,
 ) -> dict[str, TensorMap]:
-    options = ModelEvaluationOptions(
-        length_unit=loaded.length_unit, outputs=requests, selected_atoms=selected
-    )
     try:
+        options = ModelEvaluationOptions(
+            length_unit=loaded.length_unit, outputs=requests, selected_atoms=selected
+        )
         return dict(
             loaded.module([g.system for g in graphs], options, check_consistency=check_consistency)
         )
@@ -276,6 +306,18 @@ def _run(
             got=_last_line(error),
             fix="check that the structure is one that the model was made for",
         ) from error
+
+
+def _extra(outputs: Mapping[str, TensorMap], names: Iterable[str]) -> dict[str, TensorMap]:
+    missing = [name for name in names if name not in outputs]
+    if missing:
+        raise EvaluationError(
+            f"output '{missing[0]}'",
+            expected="values, since the model declares this output",
+            got="nothing",
+            fix="check the model with check_consistency=True",
+        )
+    return {name: mts.detach(outputs[name]) for name in names}
 
 
 class _Gradient:
@@ -322,7 +364,7 @@ def _gradients(energy: torch.Tensor, graphs: Sequence[_Graph]) -> list[_Gradient
             energy.sum(), leaves, allow_unused=True
         )
     elif any(len(vectors) for graph in graphs for vectors in graph.vectors):
-        raise EvaluationError(
+        raise NoGradientError(
             "energy of the model",
             expected="a value that depends on the positions, since forces or virial are wanted",
             got="a value without a gradient",
@@ -347,38 +389,48 @@ class _Results:
         systems: list[SystemInput],
         offsets: list[int],
         outputs: dict[str, TensorMap],
+        all_atoms: bool,
     ) -> None:
         self.loaded, self.plan, self.systems = loaded, plan, systems
-        self.offsets, self.outputs = offsets, outputs
+        self.offsets, self.outputs, self.all_atoms = offsets, outputs, all_atoms
+
+    def energy_values(self) -> torch.Tensor:
+        """(n, 1) energies of systems or atoms, with their graph."""
+        return self._block(self.plan.energy, (1,)).values
 
     def energy(self) -> torch.Tensor:
-        block = self._block(self.plan.energy)
+        block = self._block(self.plan.energy, (1,))
         values = block.values.detach().squeeze(1).double()
         total = torch.zeros(len(self.systems), dtype=torch.float64, device=values.device)
         return total.index_add_(0, block.samples.column("system").to(torch.int64), values)
 
-    def per_atom(self, name: str | None) -> torch.Tensor:
-        block = self._block(name)
-        values = block.values.detach().flatten(1)
-        result = values.new_zeros((self.offsets[-1], values.shape[1]))
-        result = result.index_add_(0, self._rows(block), values)
-        return result.squeeze(1) if values.shape[1] == 1 else result
+    def per_atom(self, name: str | None, shape: tuple[int, ...] = (1,)) -> torch.Tensor:
+        block = self._block(name, shape)
+        values = block.values.detach().squeeze(-1)
+        n_atoms = self.offsets[-1]
+        if self.all_atoms and len(values) != n_atoms:
+            raise EvaluationError(
+                f"output '{name}'",
+                expected=f"one row for each of {n_atoms} atoms",
+                got=f"{len(values)} rows",
+                fix="check the model with check_consistency=True",
+            )
+        result = values.new_zeros((n_atoms, *values.shape[1:]))
+        return result.index_add_(0, self._rows(block), values)
 
-    def direct(
-        self, wanted: Wanted, all_atoms: bool
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def direct(self, wanted: Wanted) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Forces and virial that the model gives without a gradient."""
         forces = virial = None
         if wanted.forces and self.plan.force is not None:
-            forces = self.per_atom(self.plan.force)
-            if all_atoms:
+            forces = self.per_atom(self.plan.force, (3, 1))
+            if self.all_atoms:
                 # a direct prediction need not sum to zero; what is left over would push the
                 # whole system, so it is taken out, as other engines for such models do
                 for k in range(len(self.systems)):
                     rows = forces[self.offsets[k] : self.offsets[k + 1]]
                     rows -= rows.mean(dim=0)
         if wanted.virial and self.plan.stress is not None:
-            block = self._block(self.plan.stress)
+            block = self._block(self.plan.stress, (3, 3, 1))
             stress = block.values.detach().squeeze(-1)
             order = torch.argsort(block.samples.column("system"))
             volumes = [self._volume(s) for s in self.systems]
@@ -395,7 +447,7 @@ class _Results:
             )
         return system.volume
 
-    def _block(self, name: str | None) -> TensorBlock:
+    def _block(self, name: str | None, shape: tuple[int, ...]) -> TensorBlock:
         if name not in self.outputs or len(self.outputs[str(name)]) != 1:
             raise EvaluationError(
                 f"output '{name}'",
@@ -403,7 +455,15 @@ class _Results:
                 got="nothing" if name not in self.outputs else "several blocks",
                 fix="check the model with check_consistency=True",
             )
-        return self.outputs[str(name)].block()
+        block = self.outputs[str(name)].block()
+        if tuple(block.values.shape[1:]) != shape:
+            raise EvaluationError(
+                f"output '{name}'",
+                expected=f"values of shape {('any', *shape)}",
+                got=f"shape {tuple(block.values.shape)}",
+                fix="check the model with check_consistency=True",
+            )
+        return block
 
     def _rows(self, block: TensorBlock) -> torch.Tensor:
         atoms = block.samples.column("atom").to(torch.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,13 @@ from metatensor.torch import Labels, TensorBlock, TensorMap
 from metatomic.torch import ModelOutput
 
 from alchemi_bridge.device import DeviceBuffer
-from alchemi_bridge.errors import MissingInputError, NonFiniteError, ShapeError
+from alchemi_bridge.errors import (
+    MissingInputError,
+    NonFiniteError,
+    ShapeError,
+    UnitError,
+)
+from alchemi_bridge.units import conversion_factor
 
 #: Names that metatomic gives to the property axis of quantities whose name is another one.
 PROPERTY_NAMES = {
@@ -67,8 +74,8 @@ def build_inputs(
     ------
     MissingInputError
         If a requested input was not handed over.
-    ShapeError, DtypeError, NonFiniteError
-        If its values do not fit.
+    ShapeError, DtypeError, NonFiniteError, UnitError
+        If its values or their unit do not fit.
     """
     maps = {}
     for name, request in requested.items():
@@ -80,6 +87,7 @@ def build_inputs(
                 got=f"only {sorted(given)}" if given else "no extra inputs",
                 fix=f"hand over inputs={{'{name}': Quantity(values, unit)}}",
             )
+        _check_unit(name, given[name], request.unit)
         values = _values(name, request.sample_kind, given[name].values, n_atoms)
         values = values.to(dtype=dtype, device=device)
         if not bool(torch.isfinite(values).all()):
@@ -95,9 +103,23 @@ def build_inputs(
     return maps
 
 
+def _check_unit(name: str, quantity: Quantity, unit: str) -> None:
+    if not isinstance(quantity.unit, str):
+        raise UnitError(
+            f"unit of input '{name}'",
+            expected="a unit expression, or '' for none",
+            got=repr(quantity.unit),
+            fix="pass Quantity(values, unit)",
+        )
+    if quantity.unit and unit:
+        conversion_factor(quantity.unit, unit)  # metatomic converts, but says less about errors
+
+
 def _values(name: str, sample_kind: str, values: Any, n_atoms: int) -> torch.Tensor:
     if isinstance(values, (int, float)):
-        values = torch.tensor(float(values), dtype=torch.float64)
+        # an integer beyond the range of floats is as infinite as one that is
+        number = float(values) if abs(values) < 2**1023 else math.inf
+        values = torch.tensor(number, dtype=torch.float64)
     tensor = DeviceBuffer.of(values, f"input '{name}'").tensor
     shape = tuple(tensor.shape)
     if sample_kind == "atom" and shape in ((n_atoms,), (n_atoms, 3)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,25 @@ from metatomic.torch import (
     ModelMetadata,
     ModelOutput,
     NeighborListOptions,
+    check_atomistic_model,
     is_atomistic_model,
-    load_atomistic_model,
 )
 
 from alchemi_bridge.device import select_device
-from alchemi_bridge.errors import ConfigurationError, ModelLoadError, UnitError
-from alchemi_bridge.model.trust import ModelRecords, check_trust
+from alchemi_bridge.errors import (
+    ConfigurationError,
+    DeviceMismatchError,
+    ModelLoadError,
+    UnitError,
+    UntrustedModelError,
+)
+from alchemi_bridge.model.trust import (
+    ModelRecords,
+    check_trust,
+    find_libraries,
+    load_libraries,
+    verify_unchanged,
+)
 from alchemi_bridge.units import conversion_factor
 
 LOGGER = logging.getLogger(__name__)
@@ -103,7 +116,7 @@ class LoadedModel:
 
 
 def load_model(
-    model: str | Path | AtomisticModel | torch.jit.RecursiveScriptModule | LoadedModel,
+    model: str | os.PathLike[str] | AtomisticModel | torch.jit.RecursiveScriptModule | LoadedModel,
     *,
     extensions_directory: str | Path | None = None,
     sha256: str | None = None,
@@ -117,7 +130,8 @@ def load_model(
     Parameters
     ----------
     model
-        Path of a metatomic model, or a model in memory. A model in memory is moved to ``device``.
+        Path of a metatomic model, or a model in memory. A model in memory is moved to ``device``;
+        a :class:`LoadedModel` is taken as it is.
     extensions_directory
         The only folder from which compiled extensions are loaded. Without it a model that needs
         extensions is refused.
@@ -135,15 +149,15 @@ def load_model(
     DeviceMismatchError
         The device is not there, or not supported by the model.
     """
+    records: ModelRecords | None
     if isinstance(model, LoadedModel):
+        _require_same(model, sha256, device)
         return model
-    if isinstance(model, (str, Path)):
-        path: Path | None = Path(model)
-        assert path is not None
-        records: ModelRecords | None = check_trust(
-            path, extensions_directory=extensions_directory, sha256=sha256
+    if isinstance(model, (str, os.PathLike)):
+        records = check_trust(
+            Path(model), extensions_directory=extensions_directory, sha256=sha256
         )
-        module = _load_file(path, extensions_directory)
+        module = _load_file(records, extensions_directory)
     else:
         if sha256 is not None:
             raise ConfigurationError(
@@ -152,33 +166,59 @@ def load_model(
                 got="a model in memory",
                 fix="pass the path of the file",
             )
-        path, records = None, None
+        records = None
         module = _take(model)
-    return _describe(module, path, records, device)
+    return _describe(module, records, device)
 
 
-def _load_file(path: Path, extensions_directory: str | Path | None) -> AtomisticModel:
-    directory = None if extensions_directory is None else str(extensions_directory)
-    with warnings.catch_warnings():
-        # deprecated output names are this package's business: it accepts both spellings
-        warnings.filterwarnings("ignore", message=".*name is deprecated.*")
-        try:
-            return load_atomistic_model(str(path), extensions_directory=directory)
-        except (RuntimeError, ValueError, OSError) as error:
-            cause = error.__cause__ or error
-            raise ModelLoadError(
-                f"model file '{path}'",
-                expected="a metatomic model that this version of torch and metatomic can load",
-                got=_first_line(cause),
-                fix="export the model again, or install the versions it was exported with "
-                "(alchemi-bridge inspect --records-only shows them)",
-            ) from error
+def _load_file(records: ModelRecords, extensions_directory: str | Path | None) -> AtomisticModel:
+    """Load the file that was checked, and libraries only from the files that were checked.
+
+    metatomic's own loader is not asked: it would look for libraries by itself.
+    """
+    path = records.path
+    load_libraries(find_libraries(records, extensions_directory))
+    try:
+        check_atomistic_model(str(path))  # warns about versions that do not fit
+        module = torch.jit.load(str(path), map_location="cpu")
+    except Exception as error:  # the file's own code runs, and may raise anything
+        raise ModelLoadError(
+            f"model file '{path}'",
+            expected="a metatomic model that this version of torch and metatomic can load",
+            got=_first_line(error),
+            fix="export the model again, or install the versions it was exported with "
+            "(alchemi-bridge inspect --records-only shows them)",
+        ) from error
+    verify_unchanged(records)
+    return _take(module)
+
+
+def _require_same(
+    loaded: LoadedModel, sha256: str | None, device: str | torch.device | None
+) -> None:
+    """What is asked of a model that is loaded already must be what it is."""
+    if sha256 is not None and str(sha256).strip().lower() != loaded.sha256:
+        raise UntrustedModelError(
+            "loaded model",
+            expected=f"the pinned file, SHA-256 {sha256}",
+            got="a model in memory" if loaded.sha256 is None else f"SHA-256 {loaded.sha256}",
+            fix="pass the path of the file",
+        )
+    if device is not None:
+        wanted = select_device(list(loaded.capabilities.supported_devices), device)
+        if wanted != loaded.device:
+            raise DeviceMismatchError(
+                "loaded model",
+                expected=f"a model on {wanted}",
+                got=f"a model on {loaded.device}",
+                fix="load it again with this device",
+            )
 
 
 def _take(model: Any) -> AtomisticModel:
     if isinstance(model, AtomisticModel):
         return model
-    if isinstance(model, torch.nn.Module) and is_atomistic_model(model):
+    if isinstance(model, torch.jit.RecursiveScriptModule) and is_atomistic_model(model):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*name is deprecated.*")
             return AtomisticModel(model, model.metadata(), model.capabilities())
@@ -192,7 +232,6 @@ def _take(model: Any) -> AtomisticModel:
 
 def _describe(
     module: AtomisticModel,
-    path: Path | None,
     records: ModelRecords | None,
     wanted_device: str | torch.device | None,
 ) -> LoadedModel:
@@ -210,7 +249,7 @@ def _describe(
     return LoadedModel(
         # an integer buffer keeps its type: only floating-point ones would be cast by dtype=
         module=module.to(device=device),
-        path=path,
+        path=None if records is None else records.path,
         records=records,
         device=device,
         dtype=dtype,

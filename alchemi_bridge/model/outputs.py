@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Literal
 
+import torch
 from metatomic.torch import ModelCapabilities, ModelOutput, pick_output
 
 from alchemi_bridge.errors import (
@@ -89,12 +91,21 @@ def plan_outputs(
     ConfigurationError
         An option outside its range.
     """
-    if non_conservative not in (True, False, "forces", "stress"):
+    if not isinstance(non_conservative, (bool, str)) or non_conservative not in (
+        *(True, False, "forces", "stress"),
+    ):
         raise ConfigurationError(
             "non_conservative",
             expected="True, False, 'forces' or 'stress'",
             got=repr(non_conservative),
             fix="choose one of these",
+        )
+    if not isinstance(variants, (Mapping, NoneType)):
+        raise ConfigurationError(
+            "variants",
+            expected="variants by quantity, such as {'energy': 'pbe'}",
+            got=repr(variants),
+            fix="pass a dictionary",
         )
     outputs = capabilities.outputs
     chosen = _resolve_variants(variants or {})
@@ -114,7 +125,7 @@ def plan_outputs(
         uncertainty=_pick_uncertainty(outputs, variants or {}, chosen) if uncertainty else None,
         force=force,
         stress=stress,
-        extra=_extra_outputs(outputs, extra),
+        extra=plan_extra(capabilities, extra),
     )
 
 
@@ -123,6 +134,13 @@ def _resolve_variants(variants: Mapping[str, str | None]) -> dict[str, str | Non
     named: dict[str, str | None] = {}
     for key, value in variants.items():
         name = ALIASES.get(key, key)
+        if not isinstance(value, (str, NoneType)):
+            raise VariantError(
+                f"variant of '{key}'",
+                expected="the name of a variant, or None for the default",
+                got=repr(value),
+                fix="see 'alchemi-bridge inspect MODEL' for what the model offers",
+            )
         if name not in known:
             raise VariantError(
                 "variants",
@@ -187,11 +205,13 @@ def _pick_uncertainty(
     return key if outputs[key].sample_kind == "atom" else None
 
 
-def _extra_outputs(
-    outputs: Mapping[str, ModelOutput], extra: Iterable[str] | Mapping[str, ModelOutput]
+def plan_extra(
+    capabilities: ModelCapabilities, extra: Iterable[str] | Mapping[str, ModelOutput]
 ) -> dict[str, ModelOutput]:
+    """Extra outputs with what to request of each; parameters and errors as above."""
+    outputs = capabilities.outputs
     requests: dict[str, ModelOutput] = {}
-    for name in extra:
+    for name in (extra := _checked_extra(extra)):
         key = name
         if key not in outputs:
             base, slash, variant = name.partition("/")
@@ -204,6 +224,29 @@ def _extra_outputs(
             declared = outputs[key]
             requests[name] = ModelOutput(unit=declared.unit, sample_kind=declared.sample_kind)
     return requests
+
+
+def _checked_extra(
+    extra: Iterable[str] | Mapping[str, ModelOutput],
+) -> tuple[str, ...] | Mapping[str, ModelOutput]:
+    if isinstance(extra, Mapping):
+        names, values_fit = tuple(extra), all(map(_is_model_output, extra.values()))
+    else:
+        several = isinstance(extra, Iterable) and not isinstance(extra, (str, bytes))
+        names, values_fit = tuple(extra) if several else (None,), True
+    if values_fit and all(isinstance(name, str) for name in names):
+        return extra if isinstance(extra, Mapping) else names
+    raise ConfigurationError(
+        "extra outputs",
+        expected="names of outputs, or {name: metatomic.torch.ModelOutput}",
+        got=repr(extra),
+        fix="pass for example ['feature']",
+    )
+
+
+def _is_model_output(value: object) -> bool:
+    # ModelOutput is a TorchScript class: its objects share one Python type with all others
+    return isinstance(value, torch.ScriptObject) and hasattr(value, "sample_kind")
 
 
 def _unsupported(name: str, outputs: Mapping[str, ModelOutput]) -> UnsupportedOutputError:
