@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from alchemi_bridge.errors import CellError, NonFiniteError, ShapeError
+from alchemi_bridge.errors import CellError, DtypeError, NonFiniteError, ShapeError
 
 #: A cell is called singular below this |determinant| of its normalised vectors: images of one atom
 #: would be found by the million, and fractional coordinates lose all their digits.
 MIN_NORMALISED_VOLUME = 1e-6
+
+#: Vectors beyond these lengths, in any unit, are a mistake; their squares would over- or underflow.
+MIN_LENGTH, MAX_LENGTH = 1e-100, 1e100
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,16 +52,11 @@ class Cell:
 
         Raises
         ------
-        ShapeError, NonFiniteError, CellError
-            On a wrong shape, NaN or infinite entries in periodic rows, a zero vector in a periodic
-            direction, or vectors that (nearly) lie in a plane or line.
+        ShapeError, DtypeError, NonFiniteError, CellError
+            On a wrong shape, entries that are no numbers, NaN or infinite entries in periodic rows,
+            a zero vector in a periodic direction, or vectors that (nearly) lie in a plane or line.
         """
-        if isinstance(vectors, torch.Tensor):
-            vectors = vectors.detach().cpu().numpy()
-        try:
-            rows = np.array(vectors, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise _shape_error(f"{type(vectors).__name__} ({error})") from error
+        rows = _float_array(vectors)
         if rows.shape == (3,):
             rows = np.diag(rows)
         if rows.shape != (3, 3):
@@ -129,10 +127,29 @@ class Cell:
         return torch.tensor(self.vectors, dtype=dtype, device=device)
 
 
+def _float_array(vectors: Any) -> np.ndarray:
+    """A float64 copy on the host."""
+    try:
+        if isinstance(vectors, torch.Tensor):
+            vectors = vectors.detach().cpu().numpy()
+        numbers = np.asarray(vectors)
+        if numbers.dtype.kind != "c":
+            return np.array(numbers, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise _shape_error(f"{type(vectors).__name__} ({error})") from error
+    raise DtypeError(
+        "cell",
+        expected="real numbers",
+        got=f"{numbers.dtype} numbers",
+        fix="hand over the three row vectors as floats",
+    )
+
+
 def _flags(pbc: Any) -> tuple[bool, bool, bool]:
-    if isinstance(pbc, torch.Tensor):
-        pbc = pbc.detach().cpu().numpy()
-    flags = np.asarray(pbc)
+    try:
+        flags = np.asarray(pbc.tolist() if isinstance(pbc, torch.Tensor) else pbc)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        flags = np.empty(0)  # lists of different lengths and the like
     if flags.shape == ():
         flags = np.repeat(flags, 3)
     if flags.shape != (3,) or not (flags.dtype == bool or np.isin(flags, (0, 1)).all()):
@@ -177,14 +194,21 @@ def _orthogonal(rows: np.ndarray) -> list[np.ndarray]:
 
 
 def _check_singular(rows: np.ndarray, flags: tuple[bool, bool, bool]) -> None:
-    lengths = np.linalg.norm(rows, axis=1)
+    lengths = np.abs(rows).max(axis=1)  # the norm without its square, which may overflow
     for k, name in enumerate("abc"):
-        if flags[k] and lengths[k] == 0.0:
+        if flags[k] and lengths[k] < MIN_LENGTH:
             raise CellError(
                 f"cell vector {name}",
                 expected="a vector of non-zero length, since this direction is periodic",
-                got="a zero vector",
+                got="a zero vector" if lengths[k] == 0.0 else f"{rows[k].tolist()}",
                 fix=f"set the cell vector, or pbc=False along {name}",
+            )
+        if lengths[k] > MAX_LENGTH:
+            raise CellError(
+                f"cell vector {name}",
+                expected=f"a length of at most {MAX_LENGTH:g}",
+                got=f"{rows[k].tolist()}",
+                fix="check the box of the engine",
             )
     if not any(flags):
         return

@@ -8,6 +8,7 @@ units that an engine speaks.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 from metatomic.torch import unit_conversion_factor
@@ -15,7 +16,6 @@ from metatomic.torch import unit_conversion_factor
 from alchemi_bridge.errors import UnitError
 
 
-@functools.lru_cache(maxsize=256)
 def conversion_factor(from_unit: str, to_unit: str) -> float:
     """Factor that turns a number in ``from_unit`` into one in ``to_unit``.
 
@@ -35,17 +35,20 @@ def conversion_factor(from_unit: str, to_unit: str) -> float:
         If an expression is empty, can not be parsed, or the dimensions differ.
     """
     for unit in (from_unit, to_unit):
-        if not unit.strip():
+        if not isinstance(unit, str) or not unit.strip():
             raise UnitError(
                 "unit expression",
                 expected="a unit such as 'angstrom' or 'eV'",
-                got="an empty string",
+                got="an empty string" if isinstance(unit, str) else type(unit).__name__,
                 fix="name the unit",
             )
-    if from_unit == to_unit:
-        return 1.0
+    return 1.0 if from_unit == to_unit else _parsed_factor(from_unit, to_unit)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed_factor(from_unit: str, to_unit: str) -> float:
     try:
-        return float(unit_conversion_factor(from_unit, to_unit))
+        factor = float(unit_conversion_factor(from_unit, to_unit))
     except Exception as error:  # metatomic raises bare RuntimeError/ValueError from C++
         raise UnitError(
             f"conversion from '{from_unit}' to '{to_unit}'",
@@ -53,6 +56,14 @@ def conversion_factor(from_unit: str, to_unit: str) -> float:
             got=str(error).splitlines()[0],
             fix="check the spelling and the dimension of both units",
         ) from error
+    if not (math.isfinite(factor) and factor > 0.0):  # metatomic takes '0 * eV' for a unit
+        raise UnitError(
+            f"conversion from '{from_unit}' to '{to_unit}'",
+            expected="a finite factor above zero",
+            got=str(factor),
+            fix="leave zeros out of unit expressions",
+        )
+    return factor
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from alchemi_bridge.device.dlpack import Inspected
 from alchemi_bridge.errors import (
     BufferAccessError,
     DeviceMismatchError,
@@ -89,26 +90,21 @@ class DeviceBuffer:
             If the element type is not float32, float64, int32, int64 or bool, or ``source`` is
             no array at all.
         BufferAccessError
-            If a NumPy array has negative or unaligned strides (torch can not view those).
+            If strides are negative or unaligned (torch can not view those), or the object's export
+            fails.
+        DeviceMismatchError
+            If it is CUDA memory, and torch sees no such device.
         """
         if isinstance(source, DeviceBuffer):
             return source
         if isinstance(source, torch.Tensor):
-            return cls(_checked_dtype(source.detach(), name), owner=source)
+            return cls(_checked(source.detach(), name), owner=source)
         if isinstance(source, np.ndarray):
             return cls._of_numpy(source, name)
         if hasattr(source, "__cuda_array_interface__"):
             return cls._of_cuda_array(source, name)
         if hasattr(source, "__dlpack__"):
-            try:
-                return cls(_checked_dtype(torch.from_dlpack(source), name), owner=source)
-            except (BufferError, RuntimeError, TypeError) as error:
-                raise BufferAccessError(
-                    name,
-                    expected="an array that exports DLPack",
-                    got=f"{type(source).__name__}: {error}",
-                    fix="hand over a contiguous or positively strided array",
-                ) from error
+            return cls._of_dlpack(source, name)
         raise DtypeError(
             name,
             expected="a torch tensor, NumPy array, DLPack or CUDA-array object, or a DeviceBuffer",
@@ -124,7 +120,7 @@ class DeviceBuffer:
         if not strides_fit or not array.flags.aligned:
             raise BufferAccessError(
                 name,
-                expected="an aligned array whose strides are non-negative multiples of its itemsize",
+                expected="an aligned array with strides of zero or more whole elements",
                 got=f"strides {array.strides} for itemsize {array.itemsize}",
                 fix="hand over numpy.ascontiguousarray(...) of it",
             )
@@ -145,20 +141,60 @@ class DeviceBuffer:
         return cls(torch.from_numpy(array), owner=array)
 
     @classmethod
+    def _of_dlpack(cls, source: Any, name: str) -> DeviceBuffer:
+        inspected = Inspected(source)
+        try:
+            tensor = torch.from_dlpack(inspected)
+        # exporters may raise what they like; a torch without CUDA asserts
+        except (
+            AssertionError,
+            AttributeError,
+            BufferError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise BufferAccessError(
+                name,
+                expected="an array whose DLPack export torch can read",
+                got=f"{type(source).__name__}: {_first_line(error)}",
+                fix="hand over a contiguous array on a device that torch sees",
+            ) from error
+        return cls(_checked(tensor, name), owner=source, writable=not inspected.read_only)
+
+    @classmethod
     def _of_cuda_array(cls, source: Any, name: str) -> DeviceBuffer:
-        interface = source.__cuda_array_interface__
-        pointer, read_only = interface["data"]
-        if not pointer and math.prod(interface["shape"]) > 0:
+        try:
+            interface = source.__cuda_array_interface__
+            pointer, read_only = interface["data"]
+            n_elements, typestr = math.prod(interface["shape"]), interface["typestr"]
+            backwards = any(stride < 0 for stride in interface.get("strides") or ())
+        except (KeyError, TypeError, ValueError) as error:
+            raise BufferAccessError(
+                name,
+                expected="a CUDA Array Interface with data, shape and typestr",
+                got=f"{type(source).__name__}: {error!r}",
+                fix="hand over a CuPy, Numba or torch array",
+            ) from error
+        if not pointer and n_elements > 0:
             raise _null_pointer(name)
-        if interface["typestr"] not in TYPESTR.values():
-            raise _dtype_error(name, interface["typestr"])
+        if typestr not in TYPESTR.values():
+            raise _dtype_error(name, typestr)
+        if backwards:
+            raise BufferAccessError(
+                name,
+                expected="strides that are not negative",
+                got=f"strides of {interface['strides']} bytes",
+                fix="hand over a contiguous copy",
+            )
+        _require_device(torch.device("cuda"), name)
         try:
             tensor = torch.as_tensor(source, device="cuda")
         except (RuntimeError, ValueError, TypeError) as error:
             raise BufferAccessError(
                 name,
                 expected="memory of a CUDA device that this process can use",
-                got=str(error).splitlines()[0],
+                got=_first_line(error),
                 fix="check that torch sees the device (alchemi-bridge doctor)",
             ) from error
         if tensor.data_ptr() != pointer and tensor.numel() > 0:
@@ -210,10 +246,12 @@ class DeviceBuffer:
             Negative extents, or strides of another rank than the shape.
         DtypeError
             An element type that the bridge does not read.
+        DeviceMismatchError
+            A device that is not there, or neither the CPU nor CUDA.
         """
         if dtype not in TYPESTR:
             raise _dtype_error(name, str(dtype))
-        shape, itemsize, device = tuple(shape), dtype.itemsize, torch.device(device)
+        shape, itemsize, device = tuple(shape), dtype.itemsize, _require_device(device, name)
         if strides is None:
             strides = [math.prod(shape[k + 1 :]) for k in range(len(shape))]
         if any(n < 0 for n in shape) or len(strides) != len(shape):
@@ -230,7 +268,7 @@ class DeviceBuffer:
         if address % itemsize or any(s < 0 for s in strides):
             raise BufferAccessError(
                 name,
-                expected=f"an address aligned to {itemsize} bytes and strides that are not negative",
+                expected=f"an address aligned to {itemsize} bytes, and no negative strides",
                 got=f"address {address:#x}, strides {tuple(strides)}",
                 fix="hand over the address of the first element",
             )
@@ -325,10 +363,43 @@ def _torch_dtype(dtype: np.dtype) -> torch.dtype:
     return next(t for t, s in TYPESTR.items() if s == dtype.str)
 
 
-def _checked_dtype(tensor: torch.Tensor, name: str) -> torch.Tensor:
+def _checked(tensor: torch.Tensor, name: str) -> torch.Tensor:
     if tensor.dtype not in TYPESTR:
         raise _dtype_error(name, str(tensor.dtype))
+    if tensor.layout != torch.strided:
+        raise BufferAccessError(
+            name,
+            expected="a dense tensor",
+            got=f"layout {str(tensor.layout).removeprefix('torch.')}",
+            fix="call to_dense() on it before handing it over",
+        )
     return tensor
+
+
+def _require_device(device: torch.device | str, name: str) -> torch.device:
+    """The device, if this process can use memory there."""
+    try:
+        device = torch.device(device)
+        if device.type == "cpu":
+            return device
+        if device.type == "cuda" and 0 <= (device.index or 0) < torch.cuda.device_count():
+            return device
+    except (RuntimeError, TypeError) as error:
+        raise _no_device(name, repr(device)) from error
+    raise _no_device(name, str(device))
+
+
+def _no_device(name: str, got: str) -> DeviceMismatchError:
+    return DeviceMismatchError(
+        name,
+        expected=f"memory of the CPU or of one of {torch.cuda.device_count()} CUDA devices",
+        got=f"memory of {got}",
+        fix="check with 'alchemi-bridge doctor' which devices torch sees",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
 
 
 def _dtype_error(name: str, got: str) -> DtypeError:

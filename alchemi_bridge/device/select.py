@@ -42,7 +42,7 @@ def select_device(supported: Sequence[str], wanted: str | torch.device | None) -
         )
     try:
         device = torch.device(wanted)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise DeviceMismatchError(
             "device",
             expected="a torch device such as 'cpu', 'cuda' or 'cuda:1'",
@@ -57,11 +57,13 @@ def select_device(supported: Sequence[str], wanted: str | torch.device | None) -
             fix=f"choose device='{supported[0]}'",
         )
     there = _count(device.type)
-    if (device.index or 0) >= there:
+    # torch keeps an index in one byte: 'cuda:200' becomes a negative one, 'cuda:256' the first
+    misread = isinstance(wanted, str) and ":" in wanted and wanted != str(device)
+    if misread or not 0 <= (device.index or 0) < there:
         raise DeviceMismatchError(
             "device",
             expected=f"a device of this machine ({there} of type '{device.type}')",
-            got=f"'{device}'",
+            got=f"'{wanted}'",
             fix="choose another device, or check the driver with 'alchemi-bridge doctor'",
         )
     return _indexed(device)

@@ -9,6 +9,12 @@ from metatensor.torch import Labels, TensorBlock
 
 from alchemi_bridge.pairs import Candidates
 
+#: The model computes lengths in its own arithmetic: three squares, two sums, a root and the rounded
+#: cutoff are off by less than 2 eps in all, which is 4 eps of the square; the square of a float64
+#: model is off by 2 more. Pairs that close to the cutoff are left out (2e-6 Å of 5 Å in float32):
+#: to the model they could be beyond it.
+EDGE_EPS = 6.0
+
 SAMPLE_NAMES = ["first_atom", "second_atom", "cell_shift_a", "cell_shift_b", "cell_shift_c"]
 
 
@@ -53,13 +59,13 @@ def cut(
         (n_pairs, 3) of all candidates, in the model's dtype.
     squared
         (n_pairs,) their squared lengths in float64, from the rounded ``vectors``, so that no pair
-        is handed over whose length in the model's dtype is beyond the cutoff.
+        is handed over whose length in the model's arithmetic is at or beyond the cutoff.
     cutoff
         In the model's length unit.
     full_list
         Both directions, or each pair once.
     """
-    keep = squared < cutoff * cutoff
+    keep = squared < cutoff * cutoff * (1.0 - EDGE_EPS * torch.finfo(vectors.dtype).eps)
     if not full_list:
         keep &= candidates.canonical
     index = torch.nonzero(keep).squeeze(1)

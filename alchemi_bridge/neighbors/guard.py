@@ -103,11 +103,17 @@ def inspect_step(
     return StepFacts(displacement, math.isfinite(sum_of_all), math.sqrt(max(squared_min, 0.0)))
 
 
-def require_finite(positions: torch.Tensor, facts: StepFacts) -> None:
-    """Raise :class:`NonFiniteError` naming the first atoms with NaN or infinite coordinates."""
+def require_finite(
+    positions: torch.Tensor, facts: StepFacts, names: torch.Tensor | None = None
+) -> None:
+    """Raise :class:`NonFiniteError` naming the first atoms with NaN or infinite coordinates.
+
+    ``names`` maps rows of ``positions`` to the engine's indices.
+    """
     if facts.finite:
         return
-    bad = torch.nonzero(~torch.isfinite(positions).all(dim=1)).squeeze(1).tolist()
+    rows = torch.nonzero(~torch.isfinite(positions).all(dim=1)).squeeze(1)
+    bad = (rows if names is None else names[rows]).tolist()
     named = ", ".join(str(i) for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
     raise NonFiniteError(
         "positions",

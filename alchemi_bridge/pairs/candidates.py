@@ -166,11 +166,11 @@ def _check_indices(
     lowest = torch.minimum(first.min(), second.min())
     highest = torch.maximum(first.max(), second.max())
     with_itself = ((first == second) & (shifts == 0).all(dim=1)).any()
-    widest = shifts.abs().max()
     # one read from the device for all checks
-    low, high, itself, wide = torch.stack(
-        [lowest, highest, with_itself.to(torch.int64), widest]
+    low, high, itself, *shift = torch.stack(
+        [lowest, highest, with_itself.to(torch.int64), shifts.min(), shifts.max()]
     ).tolist()
+    wide = max(abs(s) for s in shift)  # not by torch: the lowest int64 has no absolute value there
     if low < 0 or high >= n_atoms:
         raise PairListError(
             "pair list",
@@ -194,9 +194,7 @@ def _check_indices(
         )
 
 
-def _is_canonical(
-    first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor
-) -> torch.Tensor:
+def _is_canonical(first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
     """True for one of the two directions: first < second, or for images the positive shift."""
     x, y, z = shifts.unbind(dim=1)
     positive = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
@@ -224,9 +222,7 @@ def _one_direction(
     return forward
 
 
-def _sorted_rows(
-    first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor
-) -> torch.Tensor:
+def _sorted_rows(first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
     """Pairs as rows, in lexicographic order: stable sorts from the last column to the first."""
     rows = torch.cat([first[:, None], second[:, None], shifts], dim=1)
     for column in range(4, -1, -1):
@@ -257,5 +253,3 @@ def require_reach(reach: float, cutoff: float, unit: str) -> None:
             got=f"{reach:g} {unit}",
             fix="build the list with a larger radius (cutoff plus a skin)",
         )
-
-

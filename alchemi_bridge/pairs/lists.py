@@ -8,6 +8,7 @@ positions at the pair search, which nobody wraps until the next one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from alchemi_bridge.errors import ConfigurationError
@@ -69,11 +70,11 @@ class Search:
     skin: float
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.skin < float("inf"):
+        if not (isinstance(self.skin, Real) and 0.0 <= self.skin < float("inf")):
             raise ConfigurationError(
                 "skin",
                 expected="a length of zero or more",
-                got=str(self.skin),
+                got=repr(self.skin),
                 fix="choose for example 1.0 angstrom",
             )
 
@@ -82,10 +83,10 @@ Pairs = HalfPairs | FullPairs | Search
 
 
 def _check_reach(reach: float) -> None:
-    if not 0.0 <= reach < float("inf"):
+    if not (isinstance(reach, Real) and 0.0 <= reach < float("inf")):
         raise ConfigurationError(
             "reach of a pair list",
             expected="the finite distance up to which the list is complete",
-            got=str(reach),
+            got=repr(reach),
             fix="pass the radius with which the engine built the list",
         )

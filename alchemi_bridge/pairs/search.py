@@ -11,14 +11,31 @@ import vesin
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.errors import CellError, InputError
 from alchemi_bridge.pairs.candidates import Candidates, both_directions
+from alchemi_bridge.pairs.tree import find_pairs_by_tree
 
 #: More pairs than this are refused before the search: a cell this small (or a cutoff this large) is
 #: a mistake, and the arrays would not fit into memory.
 MAX_PAIRS = 2**28
 
+#: The same for one atom: a cutoff of 60 angstrom in water. Without it a single atom in a tiny cell
+#: could ask for tens of gigabytes.
+MAX_NEIGHBORS = 100_000
+
 #: Farther from the origin than this (in the model's length unit), float64 coordinates are coarser
 #: than 1e-9, and integer shifts may overflow: positions that large are a mistake.
 MAX_COORDINATE = 1e7
+
+#: Shifts are int32 in metatomic's neighbour lists: atoms must not be more cells than this away.
+MAX_SHIFT = 2**30
+
+#: vesin merges cells when there are more than 1e5 of them, in proportion; directions with a few
+#: cells then get none, and it divides by zero (a sheet of 2000 x 2000 x 5 angstrom, for example).
+VESIN_CELLS = 5e4
+VESIN_LEAST_CELLS = 4.0
+
+#: Neighbouring cells that vesin may look at: with a reach of many times the extent of a molecule it
+#: looks at (reach / extent)^3 empty ones.
+VESIN_STEPS = 1e8
 
 
 def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
@@ -42,9 +59,10 @@ def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
     Raises
     ------
     InputError
-        If coordinates are too large to be searched.
+        If coordinates, or the reach, are too large to be searched.
     CellError
-        If the cell is so small that the list would have more than ``MAX_PAIRS`` pairs.
+        If the cell is so small that the list would have more than ``MAX_PAIRS`` pairs, or more than
+        ``MAX_NEIGHBORS`` for one atom.
     """
     device = positions.device
     host = np.ascontiguousarray(positions.detach().cpu().numpy(), dtype=np.float64)
@@ -54,9 +72,12 @@ def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
         no_shifts = torch.empty((0, 3), dtype=torch.int64, device=device)
         return both_directions(empty, empty, no_shifts, n_atoms=n_atoms, reach=reach)
     _check_extent(host, cell, reach)
-    search = vesin.NeighborList(cutoff=reach, full_list=False)
-    first, second, shifts = search.compute(host, cell.vectors, list(cell.pbc), quantities="ijS")
-    first, second = first.astype(np.int64), second.astype(np.int64)
+    if _suits_vesin(host, cell, reach):
+        search = vesin.NeighborList(cutoff=reach, full_list=False)
+        first, second, shifts = search.compute(host, cell.vectors, list(cell.pbc), quantities="ijS")
+        first, second = first.astype(np.int64), second.astype(np.int64)
+    else:
+        first, second, shifts = find_pairs_by_tree(host, cell, reach)
     # vesin lists either direction of a pair; turn all to the one that decode() calls canonical
     swap = first > second
     first, second = np.where(swap, second, first), np.where(swap, first, second)
@@ -70,6 +91,20 @@ def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
     )
 
 
+def _suits_vesin(positions: np.ndarray, cell: Cell, reach: float) -> bool:
+    """Whether vesin's grid of cells works out; see the constants above."""
+    if reach < 1e-3:
+        return False  # vesin refuses tiny cutoffs
+    extent = np.ptp(positions @ cell.inverse, axis=0)
+    widths = np.where(cell.pbc, cell.heights, np.maximum(extent, 1.0))
+    cells = np.maximum(np.trunc(widths / reach), 1.0)
+    total = math.prod(cells)
+    if total > VESIN_CELLS:
+        merged = cells * (VESIN_CELLS / total) ** (1.0 / 3.0)
+        return bool(merged.min() >= VESIN_LEAST_CELLS)
+    return math.prod(2.0 * np.ceil(reach * cells / widths) + 1.0) * total <= VESIN_STEPS
+
+
 def _check_extent(positions: np.ndarray, cell: Cell, reach: float) -> None:
     largest = float(np.abs(positions).max())
     if not largest <= MAX_COORDINATE:
@@ -79,14 +114,33 @@ def _check_extent(positions: np.ndarray, cell: Cell, reach: float) -> None:
             got=f"a coordinate of {largest:g}",
             fix="check for lost atoms and for the length unit",
         )
+    if not reach <= MAX_COORDINATE:
+        raise InputError(
+            "reach of the pair search",
+            expected=f"a cutoff and a skin that add up to {MAX_COORDINATE:g} at most",
+            got=f"{reach:g}",
+            fix="choose a smaller skin",
+        )
     # With a uniform density, the share of all atoms (and images) that one atom's box of neighbours
     # holds: 2 reach / width along each direction. Above 1 it counts periodic images.
-    extent = np.ptp(positions @ cell.inverse, axis=0)
+    fractional = positions @ cell.inverse
+    if np.abs(fractional[:, np.array(cell.pbc)]).max(initial=0.0) > MAX_SHIFT:
+        raise InputError(
+            "positions",
+            expected=f"atoms within {MAX_SHIFT} cells of the origin",
+            got=f"a coordinate of {largest:g} with faces {cell.heights.tolist()} apart",
+            fix="wrap the atoms into the cell, or check the length unit",
+        )
+    extent = np.ptp(fractional, axis=0)
     widths = np.where(cell.pbc, cell.heights, np.maximum(extent, 2.0 * reach))
-    if len(positions) ** 2 * math.prod(2.0 * reach / widths) > MAX_PAIRS:
+    # and at least an atom's own images, however thin the atoms are spread in other directions
+    images = math.prod(np.maximum(2.0 * reach / widths, 1.0))
+    neighbors = max(len(positions) * math.prod(2.0 * reach / widths), images)
+    if not neighbors <= min(MAX_NEIGHBORS, MAX_PAIRS / len(positions)):
         raise CellError(
             "cell",
-            expected=f"a cell for which the list has fewer than {MAX_PAIRS} pairs",
+            expected=f"a cell for which the list has fewer than {MAX_PAIRS} pairs, and fewer than "
+            f"{MAX_NEIGHBORS} for each atom",
             got=f"faces {np.round(cell.heights, 6).tolist()} apart with a reach of {reach:g}",
             fix="check the cell vectors and their length unit",
         )

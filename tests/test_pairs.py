@@ -1,0 +1,571 @@
+"""Pair lists decoded into candidates: nothing lost, nothing twice, and typed errors."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import brute_force
+import echo
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from alchemi_bridge.cell import Cell
+from alchemi_bridge.device import DeviceBuffer
+from alchemi_bridge.errors import (
+    BridgeError,
+    CellError,
+    ConfigurationError,
+    DeviceMismatchError,
+    DtypeError,
+    InputError,
+    PairListError,
+    ShapeError,
+)
+from alchemi_bridge.pairs import Candidates, FullPairs, HalfPairs, Search, decode, find_pairs
+from alchemi_bridge.pairs.candidates import require_reach
+from alchemi_bridge.pairs.tree import find_pairs_by_tree
+
+CPU = torch.device("cpu")
+
+#: Two searches may disagree on pairs that are this close to the reach (rounding, relative to
+#: coordinates of some ten length units).
+MARGIN = 1e-9
+
+
+def refused(kind: type[BridgeError], call: Callable[[], object]) -> BridgeError:
+    """The error that ``call`` raises, after a check that it says all that it should."""
+    with pytest.raises(kind) as caught:
+        call()
+    assert type(caught.value) is kind
+    for part in (caught.value.what, caught.value.expected, caught.value.got, caught.value.fix):
+        assert part
+        assert part in str(caught.value)
+    return caught.value
+
+
+def rows(candidates: Candidates) -> np.ndarray:
+    """(n_pairs, 5) indices and shifts."""
+    parts = (candidates.first[:, None], candidates.second[:, None], candidates.shifts)
+    return torch.cat(parts, dim=1).cpu().numpy()
+
+
+def require_invariants(found: Candidates) -> None:
+    """What every :class:`Candidates` promises."""
+    n_pairs = len(found)
+    for tensor in (found.first, found.second, found.reverse):
+        assert tensor.shape == (n_pairs,)
+        assert tensor.dtype == torch.int64
+    assert found.shifts.shape == (n_pairs, 3)
+    assert found.shifts.dtype == torch.int32
+    assert found.canonical.dtype == torch.bool
+    # CSR
+    first = found.first.cpu().numpy()
+    assert found.row_start.shape == (found.n_atoms + 1,)
+    assert found.row_start[0] == 0
+    expected = np.searchsorted(first, np.arange(found.n_atoms + 1))
+    np.testing.assert_array_equal(found.row_start.cpu().numpy(), expected)
+    assert (np.diff(first) >= 0).all()
+    # every pair once per direction, and its reverse where the list says
+    listed = rows(found)
+    brute_force.keys(listed)
+    reverse, canonical = found.reverse.cpu().numpy(), found.canonical.cpu().numpy()
+    np.testing.assert_array_equal(listed[reverse][:, :2], listed[:, 1::-1])
+    np.testing.assert_array_equal(listed[reverse][:, 2:], -listed[:, 2:])
+    np.testing.assert_array_equal(reverse[reverse], np.arange(n_pairs))
+    np.testing.assert_array_equal(canonical[reverse], ~canonical)
+
+
+def numpy_pairs(kind: type, samples: object, reach: float = 3.0) -> HalfPairs | FullPairs:
+    table = np.array(samples, dtype=np.int64).reshape(-1, 5)
+    return kind(table[:, 0].copy(), table[:, 1].copy(), table[:, 2:].copy(), reach)
+
+
+def decoded(pairs: HalfPairs | FullPairs, n_atoms: int, **options: Any) -> Candidates:
+    return decode(pairs, n_atoms=n_atoms, device=CPU, reach=pairs.reach, **options)
+
+
+# --- random systems -------------------------------------------------------------------------------
+
+
+@st.composite
+def systems(draw: st.DrawFn) -> tuple[np.ndarray, Cell, float]:
+    """Positions in and around a skewed, turned, left- or right-handed cell, and a reach."""
+    lengths = [draw(st.floats(1.8, 7.0)) for _ in range(3)]
+    tilts = [draw(st.floats(-1.5, 1.5)) for _ in range(3)]
+    lower = np.diag(lengths)
+    lower[1, 0], lower[2, 0], lower[2, 1] = (t * x for t, x in zip(tilts, lengths, strict=True))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))  # a rotation, or one with a mirror
+    cell = (lower @ turn)[list(draw(st.permutations(range(3))))]
+    n_atoms = draw(st.integers(1, 6))
+    spread = draw(st.sampled_from([1.0, 1.0, 7.0]))
+    positions = (rng.random((n_atoms, 3)) - 0.3) * spread @ cell
+    pbc = draw(st.tuples(st.booleans(), st.booleans(), st.booleans()))
+    return positions, Cell.of(cell, pbc), draw(st.floats(0.5, 5.5))
+
+
+def oracle(positions: np.ndarray, cell: Cell, reach: float) -> brute_force.PairSet:
+    """The pairs, unless one is too close to the reach to be sure of."""
+    found = brute_force.find(positions, cell.vectors, cell.pbc, reach + MARGIN)
+    assume(not np.any(found.distances > reach - MARGIN))
+    return found
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(systems())
+def test_search_of_random_systems(system: tuple[np.ndarray, Cell, float]) -> None:
+    positions, cell, reach = system
+    expected = oracle(positions, cell, reach)
+    found = find_pairs(torch.from_numpy(positions), cell, reach)
+    require_invariants(found)
+    assert found.n_atoms == len(positions)
+    assert found.reach == reach
+    assert brute_force.keys(rows(found)) == expected.keys()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(systems())
+def test_tree_search_of_random_systems(system: tuple[np.ndarray, Cell, float]) -> None:
+    """The second way to search finds the same."""
+    positions, cell, reach = system
+    expected = oracle(positions, cell, reach)
+    first, second, shifts = find_pairs_by_tree(positions, cell, reach)
+    assert (first <= second).all()
+    found = np.column_stack([first, second, shifts])
+    assert brute_force.one_direction(found) == brute_force.one_direction(expected.half().samples)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(systems(), st.sampled_from([echo.full_pairs, echo.half_pairs]), st.data())
+def test_lists_of_random_systems(
+    system: tuple[np.ndarray, Cell, float], kind: Callable, data: st.DataObject
+) -> None:
+    positions, cell, reach = system
+    n_atoms = len(positions)
+    expected = oracle(positions, cell, reach)
+    found = decoded(kind(expected, reach), n_atoms, check_unique=True)
+    require_invariants(found)
+    assert brute_force.keys(rows(found)) == expected.keys()
+
+    subset = data.draw(st.permutations(range(n_atoms)))[: data.draw(st.integers(0, n_atoms))]
+    part = decoded(kind(expected, reach), n_atoms, subset=torch.tensor(subset, dtype=torch.int64))
+    require_invariants(part)
+    assert part.n_atoms == len(subset)
+    named = rows(part)
+    named[:, :2] = np.array(subset, dtype=np.int64)[named[:, :2]]
+    inside = {key for key in expected.keys() if key[0] in subset and key[1] in subset}  # noqa: SIM118
+    assert brute_force.keys(named) == inside
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(systems())
+def test_search_and_list_are_the_same(system: tuple[np.ndarray, Cell, float]) -> None:
+    """Also in the canonical direction, up to the direction of an atom's own images."""
+    positions, cell, reach = system
+    expected = oracle(positions, cell, reach)
+    searched = find_pairs(torch.from_numpy(positions), cell, reach)
+    handed = decoded(echo.half_pairs(expected, reach), len(positions))
+    halves = [rows(c)[c.canonical.numpy()] for c in (searched, handed)]
+    assert brute_force.one_direction(halves[0]) == brute_force.one_direction(halves[1])
+    others = [{key for key in brute_force.keys(h) if key[0] != key[1]} for h in halves]
+    assert others[0] == others[1]
+    assert all(key[0] < key[1] for key in others[0])
+
+
+@pytest.mark.parametrize("pbc", list(itertools.product((False, True), repeat=3)))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_periodicity(pbc: tuple[bool, bool, bool], dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(17)
+    cell = Cell.of([[3.1, 0.4, -0.2], [-1.1, 0.3, 4.2], [0.7, 3.6, 0.9]], pbc)
+    positions = torch.tensor(6.0 * rng.random((5, 3)), dtype=dtype)
+    expected = brute_force.find(positions.double().numpy(), cell.vectors, pbc, 4.0)
+    assert not np.any(np.abs(expected.distances - 4.0) < MARGIN)
+    found = find_pairs(positions, cell, 4.0)
+    require_invariants(found)
+    assert brute_force.keys(rows(found)) == expected.keys()
+
+
+# --- the search -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pbc", [(True,) * 3, (True, False, True), (False,) * 3])
+def test_search_of_a_larger_system(pbc: tuple[bool, bool, bool]) -> None:
+    """Cells several times the reach: small systems alone would not reach the cell lists."""
+    rng = np.random.default_rng(41)
+    vectors = np.array([[20.0, 0, 0], [6.0, 19.0, 0], [-3.0, 5.0, 21.0]])
+    cell = Cell.of(vectors, pbc)
+    positions = (3.0 * rng.random((400, 3)) - 1.0) @ vectors
+    expected = brute_force.find(positions, cell.vectors, pbc, 4.0)
+    assert not np.any(np.abs(expected.distances - 4.0) < MARGIN)
+    found = find_pairs(torch.from_numpy(positions), cell, 4.0)
+    require_invariants(found)
+    assert brute_force.keys(rows(found)) == expected.keys()
+    assert len(found) > 50
+
+
+def test_search_far_from_the_origin() -> None:
+    """A molecule whose frame is elsewhere, and atoms that crossed many cells."""
+    cell = Cell.of(np.diag([5.0, 6.0, 7.0]))
+    start = np.array([[0.1, 0.2, 0.3], [4.9, 5.8, 6.9], [2.0, 3.0, 3.0]])
+    shifts = np.array([[1000, -2000, 3], [0, 0, 0], [-70, 5, 100000]])
+    positions = torch.from_numpy(start + shifts @ cell.vectors)
+    expected = brute_force.find(positions.numpy(), cell.vectors, cell.pbc, 4.0)
+    assert len(expected.samples) > 0
+    found = find_pairs(positions, cell, 4.0)
+    assert brute_force.keys(rows(found)) == expected.keys()
+
+
+@pytest.mark.parametrize(
+    ("extent", "pbc", "reach"),
+    [
+        ((2000.0, 2000.0, 5.0), (True,) * 3, 4.0),
+        ((9000.0, 6.0, 5.0), (True, True, False), 3.0),
+        ((1500.0, 1500.0, 1500.0), (False,) * 3, 5.0),
+        ((3.0, 4.0, 5.0), (False,) * 3, 800.0),
+        ((3.0, 4.0, 5.0), (False, False, True), 60.0),
+    ],
+    ids=["sheet", "rod", "dilute", "reach beyond a molecule", "reach beyond a chain"],
+)
+def test_search_in_extreme_shapes(
+    extent: tuple[float, ...], pbc: tuple[bool, bool, bool], reach: float
+) -> None:
+    """Shapes in which the numbers of cells are very unequal, or in which most cells are empty."""
+    rng = np.random.default_rng(43)
+    cell = Cell.of(np.diag(extent), pbc)
+    centres = rng.random((12, 3)) * extent
+    positions = (centres[:, None] + rng.uniform(-2.5, 2.5, (12, 4, 3))).reshape(-1, 3)
+    expected = brute_force.find(positions, cell.vectors, pbc, reach)
+    assert len(expected.samples) > 20
+    assert not np.any(np.abs(expected.distances - reach) < MARGIN)
+    found = find_pairs(torch.from_numpy(positions), cell, reach)
+    require_invariants(found)
+    assert brute_force.keys(rows(found)) == expected.keys()
+
+
+@pytest.mark.parametrize("reach", [1e-4, 0.5, 3.0])
+def test_atoms_on_top_of_each_other_are_a_pair(reach: float) -> None:
+    """Else nobody would say that they overlap; also through the faces of the cell."""
+    cell = Cell.of([5.0, 5.0, 5.0])
+    positions = torch.tensor([[1.0, 1, 1], [1.0, 1, 1], [0.0, 4, 4], [5.0, 4, -1]])
+    found = find_pairs(positions, cell, reach)
+    expected = {(0, 1, 0, 0, 0), (2, 3, -1, 0, 1)}
+    assert expected <= brute_force.keys(rows(found))
+    first, second, shifts = find_pairs_by_tree(positions.double().numpy(), cell, reach)
+    assert expected <= brute_force.keys(np.column_stack([first, second, shifts]))
+
+
+def test_search_leaves_positions_alone() -> None:
+    positions = torch.tensor([[0.0, 0.0, 0.0], [9.0, 9.0, 9.0]], requires_grad=True)
+    before = positions.detach().clone()
+    found = find_pairs(positions, Cell.of(np.diag([4.0, 4.0, 4.0])), 2.0)
+    assert torch.equal(positions.detach(), before)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("positions", "reach"),
+    [(torch.zeros((0, 3)), 3.0), (torch.rand((4, 3)), 0.0), (torch.rand((1, 3)), 5.0)],
+    ids=["no atoms", "no reach", "one atom in vacuum"],
+)
+def test_search_that_finds_nothing(positions: torch.Tensor, reach: float) -> None:
+    found = find_pairs(positions, Cell.open(), reach)
+    require_invariants(found)
+    assert (len(found), found.n_atoms) == (0, len(positions))
+
+
+def test_search_with_strided_positions() -> None:
+    memory = torch.rand((20, 4), dtype=torch.float64)
+    cell = Cell.of([3.0, 3.0, 3.0])
+    strided, plain = (find_pairs(p, cell, 2.0) for p in (memory[:, :3], memory[:, :3].clone()))
+    assert brute_force.keys(rows(strided)) == brute_force.keys(rows(plain))
+
+
+@pytest.mark.parametrize("value", [1e8, -1e300])
+def test_search_of_lost_atoms(value: float) -> None:
+    positions = torch.tensor([[0.0, 0.0, 0.0], [0.0, value, 0.0]], dtype=torch.float64)
+    error = refused(InputError, lambda: find_pairs(positions, Cell.open(), 3.0))
+    assert f"{abs(value):g}" in error.got
+
+
+@pytest.mark.parametrize("edge", [1e-3, 1e-9])
+def test_search_in_a_cell_that_is_too_small(edge: float) -> None:
+    """Refused before memory runs out."""
+    positions = torch.zeros((2, 3), dtype=torch.float64)
+    error = refused(CellError, lambda: find_pairs(positions, Cell.of([edge] * 3), 5.0))
+    assert "unit" in error.fix
+
+
+def test_search_in_a_small_cell_that_is_not() -> None:
+    """An estimate that refuses too early would show here: 4 atoms with 4,000 neighbours each."""
+    positions = torch.tensor(np.random.default_rng(0).random((4, 3)))
+    found = find_pairs(positions, Cell.of([1.0, 1.0, 1.0]), 6.2)
+    assert len(found) / 16 == pytest.approx(4 / 3 * np.pi * 6.2**3, rel=0.02)
+
+
+# --- lists ----------------------------------------------------------------------------------------
+
+
+TRIANGLE = [[0, 1, 0, 0, 0], [1, 2, 0, 0, 1], [2, 0, 0, -1, 0], [1, 1, 1, 0, 0]]
+BOTH = [*TRIANGLE, *(brute_force.backward(tuple(row)) for row in TRIANGLE)]
+
+
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+@pytest.mark.parametrize("shift", [np.int32, np.int64])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_index_dtypes(index: type, shift: type, as_tensor: bool) -> None:
+    table = np.array(TRIANGLE)
+    arrays = [table[:, 0].astype(index), table[:, 1].astype(index), table[:, 2:].astype(shift)]
+    if as_tensor:
+        arrays = [torch.from_numpy(a) for a in arrays]
+    found = decoded(HalfPairs(*arrays, 3.0), 3)
+    require_invariants(found)
+    assert brute_force.keys(rows(found)) == {tuple(row) for row in BOTH}
+
+
+def test_views_with_strides() -> None:
+    """Columns of one table, as many engines keep them."""
+    table = np.array(TRIANGLE)
+    found = decoded(HalfPairs(table[:, 0], table[:, 1], table[:, 2:], 3.0), 3)
+    assert brute_force.keys(rows(found)) == {tuple(row) for row in BOTH}
+
+
+def test_without_shifts() -> None:
+    found = decoded(HalfPairs(np.array([2, 0]), np.array([0, 1]), None, 3.0), 3)
+    require_invariants(found)
+    canonical = brute_force.keys(rows(found)[found.canonical.numpy()])
+    assert canonical == {(0, 1, 0, 0, 0), (0, 2, 0, 0, 0)}
+
+
+@pytest.mark.parametrize("kind", [HalfPairs, FullPairs])
+@pytest.mark.parametrize("n_atoms", [0, 3])
+def test_empty_list(kind: type, n_atoms: int) -> None:
+    found = decoded(numpy_pairs(kind, []), n_atoms, check_unique=True)
+    require_invariants(found)
+    assert (len(found), found.n_atoms) == (0, n_atoms)
+
+
+def test_the_list_is_not_kept() -> None:
+    """The engine may reuse its arrays when the call returns."""
+    pairs = numpy_pairs(FullPairs, BOTH)
+    found = decoded(pairs, 3)
+    before = rows(found).copy()
+    for array in (pairs.first, pairs.second, pairs.shifts):
+        array[:] = 99
+    np.testing.assert_array_equal(rows(found), before)
+
+
+def test_pairs_of_other_atoms_are_left_out() -> None:
+    """Indices refer to places in the subset, whatever its order."""
+    found = decoded(numpy_pairs(FullPairs, BOTH), 3, subset=torch.tensor([2, 1]))
+    require_invariants(found)
+    expected = {(1, 0, 0, 0, 1), (0, 1, 0, 0, -1), (1, 1, 1, 0, 0), (1, 1, -1, 0, 0)}
+    assert brute_force.keys(rows(found)) == expected
+
+
+# --- lists that are refused -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [HalfPairs, FullPairs])
+@pytest.mark.parametrize(
+    ("row", "got"),
+    [([0, 3, 0, 0, 0], "0 to 3"), ([-1, 1, 0, 0, 0], "-1 to 1"), ([5, 0, 0, 0, 0], "0 to 5")],
+)
+def test_index_out_of_range(kind: type, row: list[int], got: str) -> None:
+    error = refused(PairListError, lambda: decoded(numpy_pairs(kind, [row]), 3))
+    assert error.expected == "indices from 0 to 2"
+    assert got in error.got
+
+
+def test_atom_paired_with_itself() -> None:
+    samples = [*TRIANGLE, [2, 2, 0, 0, 0]]
+    error = refused(PairListError, lambda: decoded(numpy_pairs(HalfPairs, samples), 3))
+    assert "first == second" in error.got
+
+
+@pytest.mark.parametrize("shift", [2**30, -(2**30), 2**63 - 1, -(2**63)])
+def test_absurd_shifts(shift: int) -> None:
+    samples = [[0, 1, 0, shift, 0]]
+    error = refused(PairListError, lambda: decoded(numpy_pairs(HalfPairs, samples), 2))
+    assert str(abs(shift)) in error.got
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [BOTH[:-1], BOTH[1:], TRIANGLE, [[0, 1, 0, 0, 1], [1, 0, 0, 0, 1]], [*BOTH, BOTH[0]]],
+    ids=["the last is missing", "the first is missing", "a half list", "wrong sign", "one twice"],
+)
+def test_full_list_without_a_reverse(samples: list) -> None:
+    error = refused(PairListError, lambda: decoded(numpy_pairs(FullPairs, samples), 3))
+    assert "(j, i, -S)" in error.expected
+    assert "HalfPairs" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("kind", "samples"),
+    [
+        (HalfPairs, [*TRIANGLE, TRIANGLE[1]]),
+        (HalfPairs, [*TRIANGLE, brute_force.backward(tuple(TRIANGLE[1]))]),
+        (HalfPairs, BOTH),
+        (FullPairs, [*BOTH, *BOTH]),
+    ],
+    ids=["repeated", "repeated backwards", "a full list", "all twice"],
+)
+def test_repeated_pairs(kind: type, samples: list) -> None:
+    pairs = numpy_pairs(kind, samples)
+    error = refused(PairListError, lambda: decoded(pairs, 3, check_unique=True))
+    assert "more than once" in error.got
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"first": np.zeros((4, 1), dtype=np.int64)}, ShapeError),
+        ({"second": np.zeros(3, dtype=np.int64)}, ShapeError),
+        ({"shifts": np.zeros((4, 2), dtype=np.int64)}, ShapeError),
+        ({"shifts": np.zeros((3, 3), dtype=np.int64)}, ShapeError),
+        ({"first": np.zeros(4)}, DtypeError),
+        ({"second": np.zeros(4, dtype=np.uint32)}, DtypeError),
+        ({"shifts": np.zeros((4, 3))}, DtypeError),
+        ({"first": [0, 1, 2, 1]}, DtypeError),
+        ({"first": torch.zeros(4, dtype=torch.int64, device="meta")}, DeviceMismatchError),
+        ({"shifts": torch.zeros((4, 3), dtype=torch.int32, device="meta")}, DeviceMismatchError),
+    ],
+)
+@pytest.mark.parametrize("pairs", [HalfPairs, FullPairs])
+def test_arrays_that_do_not_fit(pairs: type, change: dict, kind: type[BridgeError]) -> None:
+    table = np.array(TRIANGLE)
+    fields = {"first": table[:, 0], "second": table[:, 1], "shifts": table[:, 2:], **change}
+    error = refused(kind, lambda: decoded(pairs(**fields, reach=3.0), 3))
+    names = {"first": "first atoms", "second": "second atoms", "shifts": "cell shifts"}
+    assert error.what == f"{names[next(iter(change))]} of the pair list"
+
+
+@pytest.mark.parametrize("reach", [-1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("kind", [HalfPairs, FullPairs])
+def test_reach_of_a_list(kind: type, reach: float) -> None:
+    error = refused(ConfigurationError, lambda: numpy_pairs(kind, TRIANGLE, reach))
+    assert error.got == str(reach)
+
+
+@pytest.mark.parametrize("skin", [-0.1, float("inf"), float("nan")])
+def test_skin_of_a_search(skin: float) -> None:
+    assert refused(ConfigurationError, lambda: Search(skin)).got == str(skin)
+
+
+def test_skin_may_be_zero() -> None:
+    assert Search(0.0).skin == 0.0
+
+
+def test_reach_and_cutoff() -> None:
+    require_reach(5.0, 5.0, "nm")
+    require_reach(float(np.float32(4.9999999)), 5.0, "nm")
+    error = refused(PairListError, lambda: require_reach(4.99, 5.0, "nm"))
+    assert error.expected == "at least the model's cutoff, 5 nm"
+    assert error.got == "4.99 nm"
+
+
+# --- on a GPU -------------------------------------------------------------------------------------
+
+
+def cuda_system() -> tuple[np.ndarray, Cell, brute_force.PairSet]:
+    rng = np.random.default_rng(23)
+    cell = Cell.of([[6.0, 0.4, -0.2], [-1.1, 5.3, 1.2], [0.7, 1.6, 6.9]], (True, True, False))
+    positions = 9.0 * rng.random((40, 3))
+    found = brute_force.find(positions, cell.vectors, cell.pbc, 4.0)
+    assert not np.any(np.abs(found.distances - 4.0) < MARGIN)
+    return positions, cell, found
+
+
+def to_cuda(pairs: HalfPairs | FullPairs) -> HalfPairs | FullPairs:
+    arrays = (torch.from_numpy(a).cuda() for a in (pairs.first, pairs.second, pairs.shifts))
+    return type(pairs)(*arrays, pairs.reach)
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_search_on_cuda() -> None:
+    positions, cell, expected = cuda_system()
+    found = find_pairs(torch.from_numpy(positions).cuda(), cell, 4.0)
+    assert {t.device.type for t in (found.first, found.shifts, found.row_start)} == {"cuda"}
+    require_invariants(found)
+    assert brute_force.keys(rows(found)) == expected.keys()
+    # the same order as on the host, too
+    host = find_pairs(torch.from_numpy(positions), cell, 4.0)
+    for name in ("first", "second", "shifts", "reverse", "canonical", "row_start"):
+        assert torch.equal(getattr(found, name).cpu(), getattr(host, name)), name
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("kind", [echo.full_pairs, echo.half_pairs])
+@pytest.mark.parametrize("subset", [None, [7, 3, 5, 30, 1, 2, 0, 39]])
+def test_decode_on_cuda(kind: Callable, subset: list[int] | None) -> None:
+    positions, _, expected = cuda_system()
+    device = torch.device("cuda", torch.cuda.current_device())
+    pairs = kind(expected, 4.0)
+    chosen = None if subset is None else torch.tensor(subset)
+    host = decoded(pairs, len(positions), subset=chosen, check_unique=True)
+    found = decode(
+        to_cuda(pairs),
+        n_atoms=len(positions),
+        device=device,
+        reach=4.0,
+        subset=None if chosen is None else chosen.to(device),
+        check_unique=True,
+    )
+    require_invariants(found)
+    for name in ("first", "second", "shifts", "reverse", "canonical", "row_start"):
+        assert getattr(found, name).device == device
+        assert torch.equal(getattr(found, name).cpu(), getattr(host, name)), name
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_decode_raw_cuda_pointers() -> None:
+    """An engine that hands over addresses: int32 indices, shifts as int4 with padding."""
+    positions, _, expected = cuda_system()
+    device = torch.device("cuda", torch.cuda.current_device())
+    table = torch.from_numpy(expected.half().samples.astype(np.int32)).cuda()
+    n_pairs = len(table)
+    first, second = table[:, 0].contiguous(), table[:, 1].contiguous()
+    shifts = torch.zeros((n_pairs, 4), dtype=torch.int32, device=device)
+    shifts[:, :3] = table[:, 2:]
+
+    def view(
+        memory: torch.Tensor, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> DeviceBuffer:
+        return DeviceBuffer.from_pointer(
+            memory.data_ptr(), shape, torch.int32, strides=strides, device=device, owner=memory
+        )
+
+    pairs = HalfPairs(
+        view(first, (n_pairs,), (1,)),
+        view(second, (n_pairs,), (1,)),
+        view(shifts, (n_pairs, 3), (4, 1)),
+        4.0,
+    )
+    found = decode(pairs, n_atoms=len(positions), device=device, reach=4.0)
+    require_invariants(found)
+    assert brute_force.keys(rows(found)) == expected.keys()
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_lists_on_the_wrong_device() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    host = numpy_pairs(HalfPairs, TRIANGLE)
+    error = refused(DeviceMismatchError, lambda: decode(host, n_atoms=3, device=device, reach=3.0))
+    assert error.got == "memory on cpu"
+    error = refused(DeviceMismatchError, lambda: decoded(to_cuda(host), 3))
+    assert error.got == f"memory on {device}"
+    mixed = HalfPairs(torch.from_numpy(host.first).to(device), host.second, host.shifts, 3.0)
+    error = refused(DeviceMismatchError, lambda: decode(mixed, n_atoms=3, device=device, reach=3.0))
+    assert error.what == "second atoms of the pair list"
