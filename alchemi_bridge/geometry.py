@@ -19,7 +19,9 @@ from alchemi_bridge.neighbors import (
     RequestedPairs,
     cut,
     inspect_step,
+    pair_offsets,
     pair_vectors,
+    squared_lengths,
 )
 from alchemi_bridge.neighbors.guard import (
     MIN_DISTANCE_ANGSTROM,
@@ -75,6 +77,7 @@ class Geometry:
         self._cell: Cell | None = None
         self._candidates: Candidates | None = None
         self._reference: Reference | None = None
+        self._offsets: tuple[Candidates, Cell, torch.Tensor] | None = None
 
     def set_pairs(self, pairs: Pairs, cell: Cell, *, check_unique: bool = False) -> None:
         """Take a list, or the order to search when the next positions arrive."""
@@ -132,7 +135,8 @@ class Geometry:
         assert self._reference is not None
         reach, cutoff = self._candidates.reach, self.loaded.cutoff
         allowed = self._reference.allowance(cell, reach, cutoff)
-        if not first_step and displacement > max(allowed, 0.0) + _slack(reach, positions.dtype):
+        limit = max(allowed, 0.0) + _slack(reach, positions.dtype)
+        if not first_step and not displacement <= limit:  # also where an overflow gave NaN
             unit = self.loaded.length_unit
             raise StalePairsError(
                 "pair list",
@@ -151,7 +155,7 @@ class Geometry:
             if displacement < allowed:
                 return geometry
         assert self._skin is not None
-        require_finite(positions, inspect_step(positions, cell, None, None))
+        require_finite(positions, inspect_step(positions, cell, None, None), self.subset)
         self._candidates = find_pairs(positions, cell, self.loaded.cutoff + self._skin)
         self._reference = Reference(positions.clone(), cell)
         self.searches += 1
@@ -160,13 +164,12 @@ class Geometry:
     def _cut(self, positions: torch.Tensor, cell: Cell) -> tuple[StepGeometry, float]:
         candidates = self._candidates
         assert candidates is not None
-        matrix = cell.tensor(positions.dtype, positions.device)
-        vectors = pair_vectors(
-            positions, matrix, candidates.first, candidates.second, candidates.shifts
-        ).to(self.loaded.dtype)
-        squared = vectors.double().square().sum(dim=1)
+        offsets = self._offsets_for(candidates, cell, positions.dtype)
+        vectors = pair_vectors(positions, candidates.first, candidates.second, offsets)
+        vectors = vectors.to(self.loaded.dtype)
+        squared = squared_lengths(vectors)
         facts = inspect_step(positions, cell, self._reference, squared)
-        require_finite(positions, facts)
+        require_finite(positions, facts, self.subset)
         unit = self.loaded.length_unit
         require_apart(candidates, squared, facts, self._minimum, unit, self.subset)
         pairs = [
@@ -180,6 +183,16 @@ class Geometry:
             for request in self.loaded.requests
         ]
         return StepGeometry(positions, cell, pairs), facts.displacement
+
+    def _offsets_for(self, candidates: Candidates, cell: Cell, dtype: torch.dtype) -> torch.Tensor:
+        """Offsets of the images; kept as long as list, cell and precision stay the same."""
+        if self._offsets is not None:
+            kept_candidates, kept_cell, offsets = self._offsets
+            if kept_candidates is candidates and offsets.dtype == dtype and cell.same_as(kept_cell):
+                return offsets
+        offsets = pair_offsets(candidates.shifts, cell.tensor(dtype, self.loaded.device))
+        self._offsets = (candidates, cell, offsets)
+        return offsets
 
 
 def system_input(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import brute_force
 import echo
@@ -21,7 +22,15 @@ from alchemi_bridge.errors import (
     StalePairsError,
 )
 from alchemi_bridge.geometry import Geometry, StepGeometry
-from alchemi_bridge.neighbors import Reference, pair_vectors, sum_over_pairs, virial_of_pairs
+from alchemi_bridge.neighbors import (
+    Reference,
+    RequestedPairs,
+    pair_offsets,
+    pair_vectors,
+    squared_lengths,
+    sum_over_pairs,
+    virial_of_pairs,
+)
 from alchemi_bridge.pairs import FullPairs, HalfPairs, Search
 
 CPU = torch.device("cpu")
@@ -660,59 +669,97 @@ def pair_energy(vectors: torch.Tensor) -> torch.Tensor:
     return (torch.exp(-length) * (1.0 + 0.3 * vectors[:, 0] * vectors[:, 2]) / 2.0).sum()
 
 
-@pytest.fixture(params=list(WORLDS))
-def pairs_of_a_world(request: pytest.FixtureRequest) -> tuple[torch.Tensor, ...]:
-    """Positions, cell, first, second, shifts."""
-    cell = WORLDS[request.param]
+@dataclass(frozen=True, eq=False)
+class PairWorld:
+    """A system with its pairs, as rows of a full list or a half list."""
+
+    positions: torch.Tensor
+    cell: torch.Tensor
+    samples: torch.Tensor
+    n_pairs: int
+
+    def vectors(self, positions: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+        offsets = pair_offsets(self.samples[:, 2:], cell)
+        return pair_vectors(positions, self.samples[:, 0], self.samples[:, 1], offsets)
+
+    def by_autograd(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """dE/d(position) and dE/d(strain) through positions and cell."""
+        leaf = self.positions.clone().requires_grad_(True)
+        strain = torch.eye(3, dtype=leaf.dtype, device=leaf.device, requires_grad=True)
+        energy = pair_energy(self.vectors(leaf @ strain, self.cell @ strain))
+        return torch.autograd.grad(energy, [leaf, strain])
+
+    def by_pairs(self) -> tuple[RequestedPairs, torch.Tensor]:
+        """The rows with their vectors, and dE/d(vector)."""
+        vectors = self.vectors(self.positions, self.cell).requires_grad_(True)
+        (gradients,) = torch.autograd.grad(pair_energy(vectors), vectors)
+        return RequestedPairs(self.samples, vectors.detach(), self.n_pairs), gradients
+
+    def on_cuda(self, dtype: torch.dtype) -> PairWorld:
+        moved = (self.positions.cuda().to(dtype), self.cell.cuda().to(dtype))
+        return PairWorld(*moved, self.samples.cuda(), self.n_pairs)
+
+
+def half_of(samples: np.ndarray) -> np.ndarray:
+    """Rows of a full list, one for each pair."""
+    return np.array([row for row in samples.tolist() if row < reverse_of(row)], dtype=np.int32)
+
+
+def reverse_of(row: list[int]) -> list[int]:
+    first, second, *shift = row
+    return [second, first, *(-s for s in shift)]
+
+
+@pytest.fixture(params=[(name, full) for name in WORLDS for full in (True, False)])
+def world(request: pytest.FixtureRequest) -> PairWorld:
+    name, full = request.param
+    cell = WORLDS[name]
     positions = liquid(31, 7, cell)
     found = brute_force.find(positions, cell.vectors, cell.pbc, 4.0)
-    assert len(found.samples) > 10
-    samples = torch.from_numpy(found.samples)
+    half = half_of(found.samples)
+    assert len(found.samples) == 2 * len(half) > 10
+    back = np.array([reverse_of(row) for row in half.tolist()], dtype=np.int32)
+    rows = np.concatenate([half, back]) if full else half
     matrix = torch.from_numpy(cell.vectors.copy())
-    return torch.from_numpy(positions), matrix, samples[:, 0], samples[:, 1], samples[:, 2:]
+    return PairWorld(torch.from_numpy(positions), matrix, torch.from_numpy(rows), len(half))
 
 
-def test_pair_vectors(pairs_of_a_world: tuple[torch.Tensor, ...]) -> None:
-    positions, cell, first, second, shifts = pairs_of_a_world
-    vectors = pair_vectors(positions, cell, first, second, shifts)
+def test_pair_vectors(world: PairWorld) -> None:
+    vectors = world.vectors(world.positions, world.cell)
     assert vectors.dtype == torch.float64
-    for k in range(len(first)):
-        expected = positions[second[k]] - positions[first[k]]
-        expected = expected + sum(float(shifts[k, a]) * cell[a] for a in range(3))
+    for k, (first, second, *shift) in enumerate(world.samples.tolist()):
+        expected = world.positions[second] - world.positions[first]
+        expected = expected + sum(float(s) * world.cell[a] for a, s in enumerate(shift))
         assert torch.allclose(vectors[k], expected, rtol=0, atol=1e-14)
+    squared = squared_lengths(vectors)
+    assert torch.allclose(squared, (vectors**2).sum(dim=1), rtol=1e-14, atol=0)
+    assert squared_lengths(vectors.float()).dtype == torch.float64
 
 
-def test_forces_and_virial_against_autograd(pairs_of_a_world: tuple[torch.Tensor, ...]) -> None:
-    positions, cell, first, second, shifts = pairs_of_a_world
-    leaf = positions.clone().requires_grad_(True)
-    strain = torch.eye(3, dtype=torch.float64, requires_grad=True)
-    attached = pair_vectors(leaf @ strain, cell @ strain, first, second, shifts)
-    by_position, by_strain = torch.autograd.grad(pair_energy(attached), [leaf, strain])
-
-    vectors = pair_vectors(positions, cell, first, second, shifts).requires_grad_(True)
-    (gradients,) = torch.autograd.grad(pair_energy(vectors), vectors)
-    before = torch.rand_like(positions)
+def test_forces_and_virial_against_autograd(world: PairWorld) -> None:
+    by_position, by_strain = world.by_autograd()
+    pairs, gradients = world.by_pairs()
+    before = torch.rand_like(world.positions)
     forces = before.clone()
-    assert sum_over_pairs(gradients, first, second, forces) is None
+    assert sum_over_pairs(pairs, gradients, forces) is None
     # added to what was there
     assert torch.allclose(forces - before, -by_position, rtol=0, atol=SUM_TOLERANCE)
-    virial = virial_of_pairs(gradients, vectors.detach())
+    virial = virial_of_pairs(pairs, gradients)
     assert torch.allclose(virial, by_strain, rtol=0, atol=SUM_TOLERANCE)
     assert float(by_position.abs().max()) > 0.01
     assert float(by_strain.abs().max()) > 0.01
 
 
-def test_forces_and_virial_against_differences(pairs_of_a_world: tuple[torch.Tensor, ...]) -> None:
-    positions, cell, first, second, shifts = pairs_of_a_world
+def test_forces_and_virial_against_differences(world: PairWorld) -> None:
+    positions, cell = world.positions, world.cell
 
     def energy(positions: torch.Tensor, cell: torch.Tensor) -> float:
-        return float(pair_energy(pair_vectors(positions, cell, first, second, shifts)))
+        return float(pair_energy(world.vectors(positions, cell)))
 
-    vectors = pair_vectors(positions, cell, first, second, shifts).requires_grad_(True)
-    (gradients,) = torch.autograd.grad(pair_energy(vectors), vectors)
+    pairs, gradients = world.by_pairs()
     forces = torch.zeros_like(positions)
-    sum_over_pairs(gradients, first, second, forces)
-    virial = virial_of_pairs(gradients, vectors.detach())
+    sum_over_pairs(pairs, gradients, forces)
+    virial = virial_of_pairs(pairs, gradients)
     h = DIFFERENCE_STEP
     for i in (0, 4):
         for a in range(3):
@@ -731,15 +778,19 @@ def test_forces_and_virial_against_differences(pairs_of_a_world: tuple[torch.Ten
             assert slope == pytest.approx(float(virial[a, b]), abs=DIFFERENCE_TOLERANCE)
 
 
-def test_forces_of_pairs_sum_to_zero() -> None:
+@pytest.mark.parametrize("full", [True, False])
+def test_forces_of_pairs_sum_to_zero(full: bool) -> None:
     rng = np.random.default_rng(40)
-    gradients = torch.from_numpy(rng.normal(size=(500, 3)))
-    first, second = torch.from_numpy(rng.integers(0, 20, (2, 500)))
+    half = np.zeros((500, 5), dtype=np.int32)
+    half[:, :2] = rng.integers(0, 20, (500, 2))
+    rows = np.concatenate([half, half[:, [1, 0, 2, 3, 4]]]) if full else half
+    gradients = rng.normal(size=(len(rows), 3))
+    pairs = RequestedPairs(torch.from_numpy(rows), torch.zeros((len(rows), 3)), n_pairs=500)
     forces = torch.zeros((20, 3), dtype=torch.float64)
-    sum_over_pairs(gradients, first, second, forces)
+    sum_over_pairs(pairs, torch.from_numpy(gradients), forces)
     assert float(forces.sum(dim=0).abs().max()) < SUM_TOLERANCE
     expected = np.zeros((20, 3))
-    for i, j, g in zip(first.tolist(), second.tolist(), gradients.numpy(), strict=True):
+    for (i, j, *_), g in zip(rows.tolist(), gradients, strict=True):
         expected[i] += g
         expected[j] -= g
     np.testing.assert_allclose(forces.numpy(), expected, rtol=0, atol=SUM_TOLERANCE)
@@ -747,11 +798,11 @@ def test_forces_of_pairs_sum_to_zero() -> None:
 
 def test_no_pairs() -> None:
     nothing = torch.zeros((0, 3), dtype=torch.float64)
-    index = torch.zeros(0, dtype=torch.int64)
+    pairs = RequestedPairs(torch.zeros((0, 5), dtype=torch.int32), nothing, n_pairs=0)
     forces = torch.ones((2, 3), dtype=torch.float64)
-    sum_over_pairs(nothing, index, index, forces)
+    sum_over_pairs(pairs, nothing, forces)
     assert bool((forces == 1.0).all())
-    assert bool((virial_of_pairs(nothing, nothing) == 0.0).all())
+    assert bool((virial_of_pairs(pairs, nothing) == 0.0).all())
 
 
 # --- on a GPU -------------------------------------------------------------------------------------
@@ -764,7 +815,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_no_pair_is_ever_missed_on_cuda(name: str, dtype: str) -> None:
-    world = World(WORLDS[name], seed=sum(map(ord, name)))
+    world = PairWorld(WORLDS[name], seed=sum(map(ord, name)))
     n_atoms = len(world.positions)
     pairs = geometry((CUTOFF, True, True), n_atoms=n_atoms, dtype=dtype, device="cuda")
     pairs.set_pairs(Search(SKIN), world.cell)
@@ -790,7 +841,7 @@ def test_no_pair_is_ever_missed_on_cuda(name: str, dtype: str) -> None:
 @needs_cuda
 @pytest.mark.parametrize("kind", HANDED)
 def test_stale_lists_on_cuda(kind: Callable) -> None:
-    world = World(WORLDS["slab"], seed=12)
+    world = PairWorld(WORLDS["slab"], seed=12)
     found = brute_force.find(world.positions, world.cell.vectors, world.cell.pbc, CUTOFF + SKIN)
     host = kind(found, CUTOFF + SKIN)
     arrays = (torch.from_numpy(a).cuda() for a in (host.first, host.second, host.shifts))
@@ -827,23 +878,16 @@ def test_edge_of_a_float32_model_on_cuda() -> None:
 @pytest.mark.gpu
 @needs_cuda
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_gradients_on_cuda(pairs_of_a_world: tuple[torch.Tensor, ...], dtype: torch.dtype) -> None:
-    positions, cell, first, second, shifts = (
-        t.cuda().to(dtype) if t.is_floating_point() else t.cuda() for t in pairs_of_a_world
-    )
-    leaf = positions.clone().requires_grad_(True)
-    strain = torch.eye(3, dtype=dtype, device="cuda", requires_grad=True)
-    attached = pair_vectors(leaf @ strain, cell @ strain, first, second, shifts)
-    by_position, by_strain = torch.autograd.grad(pair_energy(attached), [leaf, strain])
-    vectors = pair_vectors(positions, cell, first, second, shifts).requires_grad_(True)
-    (gradients,) = torch.autograd.grad(pair_energy(vectors), vectors)
-    forces = torch.zeros_like(positions)
-    sum_over_pairs(gradients, first, second, forces)
+def test_gradients_on_cuda(world: PairWorld, dtype: torch.dtype) -> None:
+    world = world.on_cuda(dtype)
+    by_position, by_strain = world.by_autograd()
+    pairs, gradients = world.by_pairs()
+    forces = torch.zeros_like(world.positions)
+    sum_over_pairs(pairs, gradients, forces)
     tolerance = SUM_TOLERANCE if dtype == torch.float64 else 1e-4
     assert torch.allclose(forces, -by_position, rtol=0, atol=tolerance)
-    assert torch.allclose(
-        virial_of_pairs(gradients, vectors.detach()), by_strain, rtol=0, atol=tolerance
-    )
+    virial = virial_of_pairs(pairs, gradients)
+    assert torch.allclose(virial, by_strain, rtol=0, atol=tolerance)
 
 
 @pytest.mark.gpu

@@ -24,10 +24,11 @@ from metatomic.torch import ModelEvaluationOptions, ModelOutput, System
 
 from alchemi_bridge.errors import EvaluationError, UnsupportedOutputError
 from alchemi_bridge.model.load import LoadedModel
-from alchemi_bridge.model.outputs import OutputPlan
+from alchemi_bridge.model.outputs import OutputPlan, current_name
 from alchemi_bridge.neighbors import (
     RequestedPairs,
     neighbor_block,
+    pair_offsets,
     pair_vectors,
     sum_over_pairs,
     virial_of_pairs,
@@ -160,15 +161,17 @@ def evaluate(
     requests = _requests(loaded, plan, wanted, differentiate)
     # An output that is wanted for itself and as an extra one (in another unit, say) is asked for
     # twice, since a model can be asked for a name only once.
-    twice = {name: request for name, request in plan.extra.items() if name in requests}
-    once = {name: request for name, request in plan.extra.items() if name not in requests}
+    extra_requests = {current_name(name): request for name, request in plan.extra.items()}
+    twice = {name: request for name, request in extra_requests.items() if name in requests}
+    once = {name: request for name, request in extra_requests.items() if name not in requests}
     with torch.set_grad_enabled(differentiate or attach):
         graphs = [_build(loaded, s, differentiate, attach) for s in systems]
         outputs = _run(loaded, {**requests, **once}, graphs, selected, check_consistency)
-        extra = _extra(outputs, once)
+        found = _extra(outputs, once)
         if twice:
             again = _run(loaded, twice, graphs, selected, check_consistency)
-            extra.update(_extra(again, twice))
+            found.update(_extra(again, twice))
+    extra = {name: found[current_name(name)] for name in plan.extra}
     try:
         return _read(loaded, plan, systems, wanted, graphs, outputs, extra, selected is None)
     except (RuntimeError, IndexError, ValueError, KeyError) as error:
@@ -248,9 +251,8 @@ def _build(loaded: LoadedModel, source: SystemInput, differentiate: bool, attach
         seen_positions, seen_cell = positions @ strain, cell @ strain
         seen_vectors = []
         for pairs in source.pairs:
-            attached = pair_vectors(
-                seen_positions, seen_cell, pairs.first, pairs.second, pairs.shifts
-            )
+            offsets = pair_offsets(pairs.shifts, seen_cell)
+            attached = pair_vectors(seen_positions, pairs.first, pairs.second, offsets)
             # the value stays the accurate one; the graph is that of the attached vectors
             seen_vectors.append(pairs.vectors + (attached - attached.detach()))
     elif differentiate:
@@ -335,7 +337,7 @@ class _Gradient:
             forces -= self.positions
         for pairs, gradient in zip(source.pairs, self.vectors, strict=False):
             if gradient is not None:
-                sum_over_pairs(gradient, pairs.first, pairs.second, forces)
+                sum_over_pairs(pairs, gradient, forces)
 
     def virial(self, source: SystemInput) -> torch.Tensor:
         if self.strain is not None:
@@ -347,7 +349,7 @@ class _Gradient:
             total = total + source.cell.T @ self.cell
         for pairs, gradient in zip(source.pairs, self.vectors, strict=False):
             if gradient is not None:
-                total = total + virial_of_pairs(gradient, pairs.vectors)
+                total = total + virial_of_pairs(pairs, gradient)
         return total
 
 

@@ -22,6 +22,7 @@ from metatomic.torch import (
 
 from alchemi_bridge.device import select_device
 from alchemi_bridge.errors import (
+    BridgeError,
     ConfigurationError,
     DeviceMismatchError,
     ModelLoadError,
@@ -168,7 +169,12 @@ def load_model(
             )
         records = None
         module = _take(model)
-    return _describe(module, records, device)
+    try:
+        return _describe(module, records, device)
+    except BridgeError:
+        raise
+    except Exception as error:  # the model's own code answers, and may raise anything
+        raise _bad_description(error) from error
 
 
 def _load_file(records: ModelRecords, extensions_directory: str | Path | None) -> AtomisticModel:
@@ -219,9 +225,12 @@ def _take(model: Any) -> AtomisticModel:
     if isinstance(model, AtomisticModel):
         return model
     if isinstance(model, torch.jit.RecursiveScriptModule) and is_atomistic_model(model):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*name is deprecated.*")
-            return AtomisticModel(model, model.metadata(), model.capabilities())
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*name is deprecated.*")
+                return AtomisticModel(model, model.metadata(), model.capabilities())
+        except Exception as error:  # its own code says what it is, and may raise anything
+            raise _bad_description(error) from error
     raise ModelLoadError(
         "model",
         expected="a path, an AtomisticModel or a scripted AtomisticModel",
@@ -257,6 +266,15 @@ def _describe(
         energy_unit=_own_unit(energies[0].unit if energies else "eV", "eV", "energy"),
         requests=tuple(module.requested_neighbor_lists()),
         requested_inputs=dict(module.requested_inputs(use_new_names=True)),
+    )
+
+
+def _bad_description(error: BaseException) -> ModelLoadError:
+    return ModelLoadError(
+        "description of the model",
+        expected="capabilities and requests as metatomic defines them",
+        got=_first_line(error),
+        fix="export the model again",
     )
 
 

@@ -212,10 +212,7 @@ def plan_extra(
     outputs = capabilities.outputs
     requests: dict[str, ModelOutput] = {}
     for name in (extra := _checked_extra(extra)):
-        key = name
-        if key not in outputs:
-            base, slash, variant = name.partition("/")
-            key = ALIASES.get(base, base) + slash + variant
+        key = name if name in outputs else current_name(name)
         if key not in outputs:
             raise _unsupported(name, outputs)
         if isinstance(extra, Mapping):
@@ -224,6 +221,12 @@ def plan_extra(
             declared = outputs[key]
             requests[name] = ModelOutput(unit=declared.unit, sample_kind=declared.sample_kind)
     return requests
+
+
+def current_name(name: str) -> str:
+    """An output's name of today; metatomic takes older ones, too, but warns about them."""
+    base, slash, variant = name.partition("/")
+    return ALIASES.get(base, base) + slash + variant
 
 
 def _checked_extra(

@@ -44,6 +44,7 @@ from alchemi_bridge.model.archive import Archive, open_file, sha256_of
 from alchemi_bridge.model.libraries import PROVIDED, Extension, check_library, find_files
 from alchemi_bridge.model.libraries import load_libraries as load_libraries
 from alchemi_bridge.model.script import check_pickle, check_source
+from alchemi_bridge.model.storages import check_storages
 
 _MAX_JSON = 16 << 20  # bytes; metadata with thousands of references stays far below
 _MAX_TEXT = 4096  # bytes; version numbers and the like
@@ -283,7 +284,9 @@ def _check_records(archive: Archive, prefix: str, label: str) -> dict[str, Any]:
         elif _TEXT.fullmatch(name):
             archive.read(full_name, limit=_MAX_TEXT)
         elif _PICKLE.fullmatch(name):
-            check_pickle(what, archive.read(full_name, limit=_MAX_PICKLE))
+            data = archive.read(full_name, limit=_MAX_PICKLE)
+            check_pickle(what, data)
+            check_storages(what, data, _tensor_sizes(archive, full_name))
         elif _TENSOR.fullmatch(name):
             archive.verify(full_name)
         elif _CODE.fullmatch(name):
@@ -305,6 +308,16 @@ def _check_records(archive: Archive, prefix: str, label: str) -> dict[str, Any]:
         "export_metadata": _json_dict(extra, "export-metadata", label),
         "model_metadata": _json_dict(extra, "model-metadata", label),
         "differentiates_internally": differentiates,
+    }
+
+
+def _tensor_sizes(archive: Archive, pickle_name: str) -> dict[str, int]:
+    """Bytes of the tensor records of a pickle, by their names without its folder."""
+    folder = pickle_name.removesuffix(".pkl") + "/"
+    return {
+        name.removeprefix(folder): record.size
+        for name, record in archive.records.items()
+        if name.startswith(folder)
     }
 
 

@@ -2,7 +2,13 @@
 
 from alchemi_bridge.neighbors.blocks import RequestedPairs, cut, neighbor_block
 from alchemi_bridge.neighbors.guard import Reference, inspect_step
-from alchemi_bridge.neighbors.vectors import pair_vectors, sum_over_pairs, virial_of_pairs
+from alchemi_bridge.neighbors.vectors import (
+    pair_offsets,
+    pair_vectors,
+    squared_lengths,
+    sum_over_pairs,
+    virial_of_pairs,
+)
 
 __all__ = [
     "Reference",
@@ -10,7 +16,9 @@ __all__ = [
     "cut",
     "inspect_step",
     "neighbor_block",
+    "pair_offsets",
     "pair_vectors",
+    "squared_lengths",
     "sum_over_pairs",
     "virial_of_pairs",
 ]

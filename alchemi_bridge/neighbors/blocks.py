@@ -24,18 +24,33 @@ class RequestedPairs:
 
     Attributes
     ----------
-    first, second
-        (n_pairs,) int64.
-    shifts
-        (n_pairs, 3) int32.
+    samples
+        (n_rows, 5) int32 rows ``(first, second, shift)``.
     vectors
-        (n_pairs, 3) in the model's dtype and length unit.
+        (n_rows, 3) in the model's dtype and length unit.
+    n_pairs
+        The first ``n_pairs`` rows are the distinct pairs. For a full list as many follow: the same
+        pairs backwards, in the same order.
     """
 
-    first: torch.Tensor
-    second: torch.Tensor
-    shifts: torch.Tensor
+    samples: torch.Tensor
     vectors: torch.Tensor
+    n_pairs: int
+
+    @property
+    def first(self) -> torch.Tensor:
+        """(n_rows,) int32."""
+        return self.samples[:, 0]
+
+    @property
+    def second(self) -> torch.Tensor:
+        """(n_rows,) int32."""
+        return self.samples[:, 1]
+
+    @property
+    def shifts(self) -> torch.Tensor:
+        """(n_rows, 3) int32."""
+        return self.samples[:, 2:]
 
 
 def cut(
@@ -66,15 +81,13 @@ def cut(
         Both directions, or each pair once.
     """
     keep = squared < cutoff * cutoff * (1.0 - EDGE_EPS * torch.finfo(vectors.dtype).eps)
-    if not full_list:
-        keep &= candidates.canonical
     index = torch.nonzero(keep).squeeze(1)
-    return RequestedPairs(
-        first=candidates.first[index],
-        second=candidates.second[index],
-        shifts=candidates.shifts[index],
-        vectors=vectors[index],
-    )
+    samples = candidates.samples.index_select(0, index)
+    vectors = vectors.index_select(0, index)
+    if full_list:
+        samples = torch.cat([samples, candidates.reversed_samples.index_select(0, index)])
+        vectors = torch.cat([vectors, -vectors])
+    return RequestedPairs(samples, vectors, n_pairs=len(index))
 
 
 def neighbor_block(pairs: RequestedPairs, vectors: torch.Tensor) -> TensorBlock:
@@ -88,18 +101,10 @@ def neighbor_block(pairs: RequestedPairs, vectors: torch.Tensor) -> TensorBlock:
         (n_pairs, 3) values to store: ``pairs.vectors``, or the same numbers attached to a graph.
     """
     device = vectors.device
-    samples = torch.cat(
-        [
-            pairs.first.to(torch.int32)[:, None],
-            pairs.second.to(torch.int32)[:, None],
-            pairs.shifts,
-        ],
-        dim=1,
-    )
     return TensorBlock(
         values=vectors.unsqueeze(-1),
-        # unique by construction: the decoder keeps every pair once per direction
-        samples=Labels(SAMPLE_NAMES, samples, assume_unique=True),
+        # unique by construction: candidates hold every pair once
+        samples=Labels(SAMPLE_NAMES, pairs.samples, assume_unique=True),
         components=[Labels(["xyz"], torch.arange(3, dtype=torch.int32, device=device)[:, None])],
         properties=Labels(["distance"], torch.zeros((1, 1), dtype=torch.int32, device=device)),
     )

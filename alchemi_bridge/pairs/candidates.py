@@ -1,12 +1,14 @@
 """Candidate pairs: the one form that every pair list is decoded into, once per pair search.
 
-Both directions of every pair, sorted by first atom (CSR), with the index of each pair's reverse.
-This is the torch reference; it works on any device.
+Every pair once; the reverse of a pair has the same vector with the other sign, so that all work per
+pair is done once, and both directions are written only where the model wants them. This is the torch
+reference; it works on any device.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -19,23 +21,20 @@ INDEX_DTYPES = (torch.int32, torch.int64)
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Pairs in both directions, in CSR order.
+    """Every pair once, sorted by ``(first, second, shift)``.
+
+    The order depends on the set of pairs alone, not on who found them or where the atoms were at the
+    search, so that sums over pairs give the same bits whatever the history. Made by
+    :func:`sorted_candidates`.
 
     Attributes
     ----------
     n_atoms
         Number of atoms that the indices refer to.
     first, second
-        (n_pairs,) int64, sorted by ``first``.
+        (n_pairs,) int64, ``first <= second``.
     shifts
         (n_pairs, 3) int32.
-    reverse
-        (n_pairs,) int64: pair ``reverse[k]`` is pair ``k`` backwards.
-    canonical
-        (n_pairs,) bool: true for exactly one of the two directions of each pair; these are the
-        pairs of a half list.
-    row_start
-        (n_atoms + 1,) int64: the pairs of atom i are ``row_start[i]:row_start[i + 1]``.
     reach
         Distance up to which the list was complete at the search, in the model's length unit.
     """
@@ -44,13 +43,24 @@ class Candidates:
     first: torch.Tensor
     second: torch.Tensor
     shifts: torch.Tensor
-    reverse: torch.Tensor
-    canonical: torch.Tensor
-    row_start: torch.Tensor
     reach: float
 
     def __len__(self) -> int:
         return len(self.first)
+
+    @cached_property
+    def samples(self) -> torch.Tensor:
+        """(n_pairs, 5) int32 rows ``(first, second, shift)``, as metatomic wants them."""
+        return torch.cat([_column(self.first), _column(self.second), self.shifts], dim=1)
+
+    @cached_property
+    def reversed_samples(self) -> torch.Tensor:
+        """(n_pairs, 5) int32 rows of the same pairs backwards, ``(second, first, -shift)``."""
+        return torch.cat([_column(self.second), _column(self.first), -self.shifts], dim=1)
+
+
+def _column(index: torch.Tensor) -> torch.Tensor:
+    return index.to(torch.int32)[:, None]
 
 
 def decode(
@@ -97,18 +107,14 @@ def decode(
         inside = (first >= 0) & (second >= 0)
         first, second, shifts = first[inside], second[inside], shifts[inside]
         n_atoms = len(subset)
-    if isinstance(pairs, FullPairs):
-        first, second, shifts = _one_direction(first, second, shifts)
-    else:
-        swap = ~_is_canonical(first, second, shifts)
-        first, second = torch.where(swap, second, first), torch.where(swap, first, second)
-        shifts = torch.where(swap[:, None], -shifts, shifts)
+    merge = _one_direction if isinstance(pairs, FullPairs) else sorted_candidates
+    found = merge(first, second, shifts, n_atoms=n_atoms, reach=reach)
     if check_unique:
-        _check_unique(first, second, shifts)
-    return both_directions(first, second, shifts, n_atoms=n_atoms, reach=reach)
+        _check_unique(found)
+    return found
 
 
-def both_directions(
+def sorted_candidates(
     first: torch.Tensor,
     second: torch.Tensor,
     shifts: torch.Tensor,
@@ -116,27 +122,19 @@ def both_directions(
     n_atoms: int,
     reach: float,
 ) -> Candidates:
-    """Candidates from canonical pairs (each pair once): add the reverse, sort by first atom."""
-    n_half = len(first)
-    device = first.device
-    all_first = torch.cat([first, second])
-    order = torch.argsort(all_first, stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(2 * n_half, device=device)
-    partner = torch.cat([place[n_half:], place[:n_half]])  # where the reverse of each pair went
-    counts = torch.bincount(all_first, minlength=n_atoms)
-    row_start = torch.zeros(n_atoms + 1, dtype=torch.int64, device=device)
-    torch.cumsum(counts, 0, out=row_start[1:])
-    return Candidates(
-        n_atoms=n_atoms,
-        first=all_first[order],
-        second=torch.cat([second, first])[order],
-        shifts=torch.cat([shifts, -shifts])[order].to(torch.int32),
-        reverse=partner[order],
-        canonical=order < n_half,
-        row_start=row_start,
-        reach=reach,
-    )
+    """Candidates from int64 pairs that are listed once, in either direction and any order."""
+    swap = ~_is_canonical(first, second, shifts)
+    first, second = torch.where(swap, second, first), torch.where(swap, first, second)
+    shifts = torch.where(swap[:, None], -shifts, shifts)
+    if len(first):
+        # stable sorts from the last key to the first; columns without variety need none
+        order = torch.arange(len(first), device=first.device)
+        spread = (shifts.amax(dim=0) > shifts.amin(dim=0)).tolist()
+        keys = [shifts[:, k] for k in (2, 1, 0) if spread[k]] + [first * n_atoms + second]
+        for key in keys:
+            order = order[torch.argsort(key[order], stable=True)]
+        first, second, shifts = first[order], second[order], shifts[order]
+    return Candidates(n_atoms, first, second, shifts.to(torch.int32), reach)
 
 
 def _read(
@@ -202,36 +200,32 @@ def _is_canonical(first: torch.Tensor, second: torch.Tensor, shifts: torch.Tenso
 
 
 def _one_direction(
-    first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The canonical half of a full list, after a check that the other half mirrors it."""
+    first: torch.Tensor,
+    second: torch.Tensor,
+    shifts: torch.Tensor,
+    *,
+    n_atoms: int,
+    reach: float,
+) -> Candidates:
+    """Candidates from a full list, after a check that one half of it mirrors the other."""
     keep = _is_canonical(first, second, shifts)
-    forward = (first[keep], second[keep], shifts[keep])
-    backward = (second[~keep], first[~keep], -shifts[~keep])
-    mirrored = len(forward[0]) == len(backward[0])
-    if mirrored and len(forward[0]):
-        mirrored = bool((_sorted_rows(*forward) == _sorted_rows(*backward)).all())
-    if not mirrored:
+    forward, backward = (
+        sorted_candidates(first[k], second[k], shifts[k], n_atoms=n_atoms, reach=reach)
+        for k in (keep, ~keep)
+    )
+    if not torch.equal(forward.samples, backward.samples):
         raise PairListError(
             "full pair list",
             expected="with every pair (i, j, S) also (j, i, -S)",
-            got=f"{len(forward[0])} pairs in one direction that do not mirror "
-            f"{len(backward[0])} in the other",
+            got=f"{len(forward)} pairs in one direction that do not mirror {len(backward)} in the "
+            "other",
             fix="hand over HalfPairs if every pair is listed once",
         )
     return forward
 
 
-def _sorted_rows(first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
-    """Pairs as rows, in lexicographic order: stable sorts from the last column to the first."""
-    rows = torch.cat([first[:, None], second[:, None], shifts], dim=1)
-    for column in range(4, -1, -1):
-        rows = rows[torch.argsort(rows[:, column], stable=True)]
-    return rows
-
-
-def _check_unique(first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor) -> None:
-    rows = _sorted_rows(first, second, shifts)
+def _check_unique(found: Candidates) -> None:
+    rows = found.samples  # sorted, so that equal ones are neighbours
     repeated = (rows[1:] == rows[:-1]).all(dim=1)
     if bool(repeated.any()):
         i, j, *shift = rows[1:][repeated][0].tolist()

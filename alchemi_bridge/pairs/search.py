@@ -10,7 +10,7 @@ import vesin
 
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.errors import CellError, InputError
-from alchemi_bridge.pairs.candidates import Candidates, both_directions
+from alchemi_bridge.pairs.candidates import Candidates, sorted_candidates
 from alchemi_bridge.pairs.tree import find_pairs_by_tree
 
 #: More pairs than this are refused before the search: a cell this small (or a cutoff this large) is
@@ -70,7 +70,7 @@ def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
     if n_atoms == 0 or reach <= 0.0:
         empty = torch.empty(0, dtype=torch.int64, device=device)
         no_shifts = torch.empty((0, 3), dtype=torch.int64, device=device)
-        return both_directions(empty, empty, no_shifts, n_atoms=n_atoms, reach=reach)
+        return sorted_candidates(empty, empty, no_shifts, n_atoms=n_atoms, reach=reach)
     _check_extent(host, cell, reach)
     if _suits_vesin(host, cell, reach):
         search = vesin.NeighborList(cutoff=reach, full_list=False)
@@ -78,14 +78,10 @@ def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
         first, second = first.astype(np.int64), second.astype(np.int64)
     else:
         first, second, shifts = find_pairs_by_tree(host, cell, reach)
-    # vesin lists either direction of a pair; turn all to the one that decode() calls canonical
-    swap = first > second
-    first, second = np.where(swap, second, first), np.where(swap, first, second)
-    shifts = np.where(swap[:, None], -shifts, shifts).astype(np.int64)
-    return both_directions(
+    return sorted_candidates(
         torch.from_numpy(first).to(device),
         torch.from_numpy(second).to(device),
-        torch.from_numpy(shifts).to(device),
+        torch.from_numpy(shifts.astype(np.int64)).to(device),
         n_atoms=n_atoms,
         reach=reach,
     )
