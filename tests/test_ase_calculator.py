@@ -11,6 +11,7 @@ import ase.build
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase import units
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
@@ -289,3 +290,35 @@ def test_nve_drift(calculator: BridgeCalculator) -> None:
     # velocity Verlet wobbles by (omega dt)^2 of the kinetic energy: about 1e-4 of 40 meV/atom
     assert abs(atoms.get_total_energy() - before) / len(atoms) < 1e-4
     assert calculator.provider.searches < 5, "a skin of 2 Å serves for many steps"
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_for_callers_without(model_file: ModelFile, mode: Callable) -> None:
+    """Whole simulations run under these; the forces must be there all the same."""
+    atoms = silicon(1)
+    atoms.calc = BridgeCalculator(model_file("stillinger_weber"))
+    expected = atoms.get_forces()
+    with mode():
+        fresh = silicon(1)
+        fresh.calc = BridgeCalculator(model_file("stillinger_weber"))
+        assert np.array_equal(fresh.get_forces(), expected)
+        fresh.rattle(0.01)
+        fresh.get_forces()
+        (result,) = fresh.calc.evaluate([fresh])
+    assert np.abs(result["forces"] - fresh.get_forces()).max() < SAME_FORCE
+
+
+def test_same_bits_whatever_the_history(calculator: BridgeCalculator) -> None:
+    atoms = silicon(2)
+    atoms.calc = calculator
+    for _ in range(3):  # TorchScript compiles the model anew in its first calls
+        calculator.reset()
+        first = atoms.get_forces(), atoms.get_stress()
+    for seed in range(5):
+        moved = atoms.copy()
+        moved.rattle(0.4, seed=seed)  # far enough for a new search
+        moved.calc = calculator
+        moved.get_forces()
+        calculator.reset()
+        assert np.array_equal(atoms.get_forces(), first[0])
+        assert np.array_equal(atoms.get_stress(), first[1])

@@ -363,7 +363,7 @@ def _gradients(energy: torch.Tensor, graphs: Sequence[_Graph]) -> list[_Gradient
         leaves += own
     if energy.requires_grad:
         found: Sequence[torch.Tensor | None] = torch.autograd.grad(
-            energy.sum(), leaves, allow_unused=True
+            energy, leaves, torch.ones_like(energy), allow_unused=True
         )
     elif any(len(vectors) for graph in graphs for vectors in graph.vectors):
         raise NoGradientError(
