@@ -10,7 +10,7 @@ import torch
 from metatensor.torch import TensorMap
 
 from alchemi_bridge.cell import Cell
-from alchemi_bridge.contract import Quantity
+from alchemi_bridge.contract import Quantity, require_cell, require_inputs
 from alchemi_bridge.device import DeviceBuffer
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.geometry import Geometry, system_input
@@ -20,6 +20,8 @@ from alchemi_bridge.pairs import Search
 from alchemi_bridge.provider import (
     FLOATS,
     MetatomicForceProvider,
+    own_autograd_mode,
+    read_types,
     require_finite_results,
     require_known_types,
 )
@@ -62,6 +64,7 @@ class StructureResult:
     uncertainty: torch.Tensor | None
 
 
+@own_autograd_mode
 def evaluate_structures(
     provider: MetatomicForceProvider, structures: Sequence[Structure], wanted: Wanted
 ) -> tuple[list[StructureResult], dict[str, TensorMap]]:
@@ -85,7 +88,14 @@ def evaluate_structures(
         return [], {}
     loaded = provider.loaded
     systems = prepare(provider, structures)
-    evaluation = evaluate(loaded, provider.plan, systems, wanted, route=provider.route)
+    evaluation = evaluate(
+        loaded,
+        provider.plan,
+        systems,
+        wanted,
+        route=provider.route,
+        check_consistency=provider.check_consistency,
+    )
     require_finite_results(evaluation)
     sizes = [len(system.types) for system in systems]
     energy = conversion_factor(loaded.energy_unit, provider.units.energy)
@@ -104,6 +114,7 @@ def evaluate_structures(
     return results, evaluation.extra
 
 
+@own_autograd_mode
 def prepare(
     provider: MetatomicForceProvider, structures: Sequence[Structure]
 ) -> list[SystemInput]:
@@ -113,8 +124,7 @@ def prepare(
     systems = []
     for number, structure in enumerate(structures):
         name = f"positions of system {number}"
-        types = DeviceBuffer.of(structure.types, "types").tensor
-        types = types.to(device=loaded.device, dtype=torch.int32)
+        types = read_types(structure.types, loaded.device)
         if len(types) == 0:
             raise ConfigurationError(
                 f"system {number}",
@@ -123,9 +133,12 @@ def prepare(
                 fix="leave empty systems out of a batch",
             )
         require_known_types(types, loaded)
+        types = types.to(torch.int32)
         positions = DeviceBuffer.of(structure.positions, name).require(
             name, shape=(len(types), 3), dtypes=FLOATS, device=loaded.device
         )
+        require_cell(structure.cell)
+        require_inputs(structure.inputs)
         geometry = Geometry(loaded, n_atoms=len(types), subset=None, length=length)
         geometry.set_pairs(Search(0.0), structure.cell)
         inputs = build_inputs(

@@ -18,7 +18,7 @@ import torch
 
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.device import DeviceBuffer, Event
-from alchemi_bridge.errors import ProtocolError, ShapeError
+from alchemi_bridge.errors import BufferAccessError, InputError, ProtocolError, ShapeError
 from alchemi_bridge.model import Quantity
 from alchemi_bridge.pairs import Pairs
 from alchemi_bridge.units import Units
@@ -118,6 +118,9 @@ class Atoms:
     selected: Any = None
     inputs: Mapping[str, Quantity] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        require_inputs(self.inputs)
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -148,6 +151,11 @@ class Step:
     energies: bool = False
     inputs: Mapping[str, Quantity] = field(default_factory=dict)
     ready: Event | None = None
+
+    def __post_init__(self) -> None:
+        if self.cell is not None:
+            require_cell(self.cell)
+        require_inputs(self.inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,12 +200,54 @@ class ForceBuffers:
             "virial": (3, 3),
             "energies": (n_atoms,),
         }[name]
-        return DeviceBuffer.of(source, f"buffer '{name}'").require(
+        view = DeviceBuffer.of(source, f"buffer '{name}'").require(
             f"buffer '{name}'",
             shape=shape,
             dtypes=(torch.float32, torch.float64),
             device=device,
             writable=True,
+        )
+        if _overlaps_itself(view):
+            raise BufferAccessError(
+                f"buffer '{name}'",
+                expected="elements that each have memory of their own",
+                got=f"strides {tuple(view.stride())} for shape {tuple(view.shape)}",
+                fix="hand over an array that is not expanded or broadcast",
+            )
+        return view
+
+
+def _overlaps_itself(view: torch.Tensor) -> bool:
+    """Whether two elements may share memory: sums into such a view would be wrong."""
+    reached = 0  # offset of the last element of the axes with shorter strides
+    for stride, extent in sorted(zip(view.stride(), view.shape, strict=True)):
+        if extent > 1:
+            if stride <= reached:
+                return True
+            reached += stride * (extent - 1)
+    return False
+
+
+def require_inputs(inputs: Any) -> None:
+    """Raise :class:`InputError` unless ``inputs`` are quantities by name."""
+    is_map = isinstance(inputs, Mapping)
+    if not is_map or not all(isinstance(value, Quantity) for value in inputs.values()):
+        raise InputError(
+            "inputs",
+            expected="Quantity objects by name",
+            got="other values" if is_map else type(inputs).__name__,
+            fix="pass inputs={'charge': Quantity(values, 'e')}",
+        )
+
+
+def require_cell(cell: Any) -> None:
+    """Raise :class:`InputError` unless ``cell`` is a validated :class:`Cell`."""
+    if not isinstance(cell, Cell):
+        raise InputError(
+            "cell",
+            expected="an alchemi_bridge.Cell",
+            got=type(cell).__name__,
+            fix="pass Cell.of(vectors, pbc), or Cell.open() for a molecule",
         )
 
 

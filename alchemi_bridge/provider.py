@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -23,11 +24,13 @@ from alchemi_bridge.contract import (
     Requirements,
     Step,
     index_tensor,
+    require_cell,
 )
 from alchemi_bridge.device import DeviceBuffer, Event
 from alchemi_bridge.errors import (
     ConfigurationError,
     NonFiniteResultError,
+    PairListError,
     ProtocolError,
     SpeciesError,
 )
@@ -50,6 +53,10 @@ from alchemi_bridge.units import Units, conversion_factor
 LOGGER = logging.getLogger(__name__)
 
 FLOATS = (torch.float32, torch.float64)
+
+#: Gradients are taken here, also for a caller who works without: engines run whole simulations
+#: under ``torch.inference_mode``, whose tensors can not take part in a graph.
+own_autograd_mode = torch.inference_mode(mode=False)
 
 
 def debug_enabled() -> bool:
@@ -109,17 +116,11 @@ class MetatomicForceProvider:
     ) -> None:
         self.loaded: LoadedModel = load_model(
             model,
-            extensions_directory=None if extensions_directory is None else str(extensions_directory),
+            extensions_directory=_text(extensions_directory),
             sha256=sha256,
             device=device,
         )
-        if uncertainty_threshold is not None and not uncertainty_threshold > 0.0:
-            raise ConfigurationError(
-                "uncertainty_threshold",
-                expected="a positive energy in eV, or None",
-                got=str(uncertainty_threshold),
-                fix="pass None to leave the uncertainty out",
-            )
+        _check_options(uncertainty_threshold, units)
         self.plan = plan_outputs(
             self.loaded.capabilities,
             variants=variants,
@@ -130,7 +131,7 @@ class MetatomicForceProvider:
         self.units = units or Units()
         self.route: Route = choose_route(self.loaded, gradient)
         self._threshold = uncertainty_threshold
-        self._check_consistency = check_consistency
+        self.check_consistency = check_consistency
         self._length = conversion_factor(self.units.length, self.loaded.length_unit)
         self._energy = conversion_factor(self.loaded.energy_unit, self.units.energy)
         self._atoms: _PreparedAtoms | None = None
@@ -174,6 +175,7 @@ class MetatomicForceProvider:
         """How many pair searches (or decoded lists) this provider has seen for its atoms."""
         return 0 if self._geometry is None else self._geometry.searches
 
+    @own_autograd_mode
     def set_atoms(self, atoms: Atoms) -> None:
         """Take the atoms of this rank.
 
@@ -185,8 +187,9 @@ class MetatomicForceProvider:
             If the model does not know a type.
         """
         self._atoms = _PreparedAtoms(atoms, self.loaded)
-        self._geometry = None
+        self._geometry = self._results = None
 
+    @own_autograd_mode
     def set_pairs(self, pairs: Pairs, cell: Cell, ready: Event | None = None) -> None:
         """Take a new pair list, or the order to search.
 
@@ -198,14 +201,23 @@ class MetatomicForceProvider:
             If the list is shorter than the model's cutoff, or inconsistent.
         """
         atoms = self._require_atoms("set_pairs")
+        require_cell(cell)
+        if not isinstance(pairs, Pairs):
+            raise PairListError(
+                "pairs",
+                expected="HalfPairs, FullPairs or Search",
+                got=type(pairs).__name__,
+                fix="wrap the list, or pass Search(skin) to let the provider search",
+            )
         if ready is not None:
             ready.wait(self.loaded.device)
-        if self._geometry is None:
-            self._geometry = Geometry(
-                self.loaded, n_atoms=atoms.n_atoms, subset=atoms.subset, length=self._length
-            )
-        self._geometry.set_pairs(pairs, cell, check_unique=debug_enabled())
+        geometry = self._geometry or Geometry(
+            self.loaded, n_atoms=atoms.n_atoms, subset=atoms.subset, length=self._length
+        )
+        geometry.set_pairs(pairs, cell, check_unique=debug_enabled())
+        self._geometry = geometry  # only now: a list that was refused leaves things as they were
 
+    @own_autograd_mode
     def compute(self, step: Step, out: ForceBuffers) -> Event:
         """Evaluate one step and add the results to the engine's buffers.
 
@@ -224,6 +236,7 @@ class MetatomicForceProvider:
         UnsupportedOutputError, EvaluationError, NonFiniteResultError
             If the model can not, fails, or returns what is no number.
         """
+        self._results = None  # those of an earlier step must not pass for those of a failed one
         atoms, device = self._require_atoms("compute"), self.loaded.device
         if self._geometry is None:
             raise _out_of_order("compute", "set_pairs")
@@ -255,30 +268,40 @@ class MetatomicForceProvider:
             Wanted(step.energy, step.forces, step.virial, step.energies),
             selected=atoms.selected,
             route=self.route,
-            check_consistency=self._check_consistency,
+            check_consistency=self.check_consistency,
         )
         require_finite_results(evaluation)
+        contributions = self._contributions(evaluation, views)
         self._results = evaluation
         if evaluation.uncertainty is not None and self._threshold is not None:
             factor = conversion_factor(self.loaded.energy_unit, "eV")
             warn_if_uncertain(evaluation.uncertainty * factor, self._threshold, atoms.subset)
-        self._accumulate(evaluation, views, atoms)
+        for name, values in contributions.items():
+            of_atoms = name in ("forces", "energies")
+            _add(views[name], values, atoms.subset if of_atoms else None)
         return Event.record(device)
 
-    def _accumulate(
-        self, found: Evaluation, views: Mapping[str, torch.Tensor], atoms: _PreparedAtoms
-    ) -> None:
-        """Add results to the engine's memory, in its units, precision and order of atoms."""
+    def _contributions(
+        self, found: Evaluation, views: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """What to add to the engine's memory, in its units and precision."""
         # dE/dx in the engine's units: energy factor over length factor
-        per_length = self._energy * self._length
-        if "forces" in views and found.forces is not None:
-            _add_rows(views["forces"], found.forces.double() * per_length, atoms.subset)
-        if "energies" in views and found.energies is not None:
-            _add_rows(views["energies"], found.energies.double() * self._energy, atoms.subset)
-        if "energy" in views and found.energy is not None:
-            views["energy"].add_(found.energy * self._energy)
-        if "virial" in views and found.virial is not None:
-            views["virial"].add_(found.virial[0].double() * self._energy)
+        factors = {"forces": self._energy * self._length}
+        values = {
+            "energy": found.energy,
+            "forces": found.forces,
+            "virial": None if found.virial is None else found.virial[0],
+            "energies": found.energies,
+        }
+        contributions = {
+            name: (value.double() * factors.get(name, self._energy)).to(view.dtype)
+            for name, view in views.items()
+            if (value := values[name]) is not None
+        }
+        if any(view.dtype == torch.float32 for view in views.values()):
+            # float64 results may be beyond the range of a float32 buffer
+            _require_finite(contributions, "a buffer of float32")
+        return contributions
 
     def _require_atoms(self, call: str) -> _PreparedAtoms:
         if self._atoms is None:
@@ -294,15 +317,13 @@ class _PreparedAtoms:
 
     def __init__(self, atoms: Atoms, loaded: LoadedModel) -> None:
         device = loaded.device
-        types = DeviceBuffer.of(atoms.types, "types").tensor.to(device)
-        DeviceBuffer(types).require(
-            "types", shape=(None,), dtypes=(torch.int32, torch.int64), device=device
-        )
+        types = read_types(atoms.types, device)
         self.n_atoms = len(types)
         self.subset = None
         if atoms.subset is not None:
             self.subset = index_tensor(atoms.subset, "subset", self.n_atoms, device)
             types = types[self.subset]
+        require_known_types(types, loaded)
         self.types = types.to(torch.int32)
         self.selected = None
         if atoms.selected is not None:
@@ -311,23 +332,53 @@ class _PreparedAtoms:
         counted = self.types if self.selected is None else self.selected
         self.nothing_to_do = len(counted) == 0
         self.inputs: Mapping[str, Quantity] = dict(atoms.inputs)
-        require_known_types(types, loaded)
+
+
+def _check_options(uncertainty_threshold: Any, units: Any) -> None:
+    fits = isinstance(uncertainty_threshold, Real) and float(uncertainty_threshold) > 0.0
+    if uncertainty_threshold is not None and not fits:
+        raise ConfigurationError(
+            "uncertainty_threshold",
+            expected="a positive energy in eV, or None",
+            got=repr(uncertainty_threshold),
+            fix="pass None to leave the uncertainty out",
+        )
+    if units is not None and not isinstance(units, Units):
+        raise ConfigurationError(
+            "units",
+            expected="alchemi_bridge.Units, or None for angstrom and eV",
+            got=repr(units),
+            fix="pass Units('nm', 'kJ/mol'), for example",
+        )
+
+
+def _text(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
 
 
 def choose_route(loaded: LoadedModel, gradient: str) -> Route:
     """The way in which gradients are taken, see :mod:`alchemi_bridge.model.evaluate`."""
-    if gradient == "leaves":
-        return "leaves"
-    if gradient == "strain":
-        return "strain"
-    if gradient == "auto":
-        return "strain" if loaded.differentiates_internally else "leaves"
+    if isinstance(gradient, str):
+        if gradient == "leaves":
+            return "leaves"
+        if gradient == "strain":
+            return "strain"
+        if gradient == "auto":
+            return "strain" if loaded.differentiates_internally else "leaves"
     raise ConfigurationError(
         "gradient",
         expected="'auto', 'leaves' or 'strain'",
         got=repr(gradient),
         fix="choose one of these",
     )
+
+
+def read_types(source: Any, device: torch.device) -> torch.Tensor:
+    """Atomic types on the provider's device, int32 or int64; they may come from anywhere."""
+    types = DeviceBuffer.of(source, "types").tensor
+    return DeviceBuffer(types).require(
+        "types", shape=(None,), dtypes=(torch.int32, torch.int64), device=types.device
+    ).to(device)
 
 
 def require_known_types(types: torch.Tensor, loaded: LoadedModel) -> None:
@@ -344,8 +395,12 @@ def require_known_types(types: torch.Tensor, loaded: LoadedModel) -> None:
 
 def require_finite_results(evaluation: Evaluation) -> None:
     """Raise :class:`NonFiniteResultError` if a result holds NaN or infinite values."""
-    names = ("energy", "forces", "virial", "energies")
+    names = ("energy", "forces", "virial", "energies", "uncertainty")
     found = {n: v for n in names if (v := getattr(evaluation, n)) is not None}
+    _require_finite(found, "the model")
+
+
+def _require_finite(found: Mapping[str, torch.Tensor], source: str) -> None:
     if not found:
         return
     # one number for all: its sum is finite only if everything is
@@ -354,7 +409,7 @@ def require_finite_results(evaluation: Evaluation) -> None:
         return
     bad = [n for n, t in zip(found, total.tolist(), strict=True) if not abs(t) < float("inf")]
     raise NonFiniteResultError(
-        f"{' and '.join(bad)} of the model",
+        f"{' and '.join(bad)} of {source}",
         expected="finite values",
         got="NaN or infinite values",
         fix="check the structure (atoms too close or in an environment that the model never saw)",
@@ -377,8 +432,7 @@ def _selection(rows: torch.Tensor, subset: torch.Tensor | None, n_atoms: int) ->
     return Labels(["system", "atom"], values, assume_unique=True)
 
 
-def _add_rows(target: torch.Tensor, values: torch.Tensor, subset: torch.Tensor | None) -> None:
-    values = values.to(target.dtype)
+def _add(target: torch.Tensor, values: torch.Tensor, subset: torch.Tensor | None) -> None:
     if subset is None:
         target.add_(values)
     else:

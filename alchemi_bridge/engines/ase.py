@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import ase
 import numpy as np
@@ -25,9 +25,15 @@ from metatomic.torch import AtomisticModel, ModelMetadata, ModelOutput
 from alchemi_bridge.batch import Structure, StructureResult, evaluate_structures, prepare
 from alchemi_bridge.contract import Atoms, Cell, ForceBuffers, Step
 from alchemi_bridge.engines.ase_inputs import quantities, watched_arrays, watched_info
-from alchemi_bridge.errors import ConfigurationError, ProtocolError, UnsupportedOutputError
-from alchemi_bridge.model import LoadedModel, OutputPlan, Wanted, evaluate, plan_outputs
-from alchemi_bridge.model.outputs import NonConservative
+from alchemi_bridge.errors import (
+    ConfigurationError,
+    InputError,
+    ProtocolError,
+    UnsupportedOutputError,
+)
+from alchemi_bridge.model import LoadedModel, OutputPlan, Wanted, evaluate
+from alchemi_bridge.model.evaluate import NoGradientError
+from alchemi_bridge.model.outputs import NonConservative, plan_extra
 from alchemi_bridge.pairs import Search
 from alchemi_bridge.provider import MetatomicForceProvider
 from alchemi_bridge.uncertainty import warn_if_uncertain
@@ -82,7 +88,8 @@ class BridgeCalculator(Calculator):
         (n_atoms,) float64 in eV of the last calculation, ``None`` if the model has none.
     """
 
-    implemented_properties: ClassVar[list[str]] = []  # each instance says what its model can do
+    # each instance says what its model can do
+    implemented_properties: list[str] = []  # noqa: RUF012 (ASE's own declaration)
 
     def __init__(
         self,
@@ -112,9 +119,10 @@ class BridgeCalculator(Calculator):
             sha256=sha256,
             check_consistency=check_consistency,
         )
-        self._search = Search(float(neighbor_skin))
+        self._search = Search(neighbor_skin)
         self._with_gradients = bool(do_gradients_with_energy)
         self._threshold = uncertainty_threshold
+        self._numbers: np.ndarray | None = None  # what the provider knows of the atoms
         self._pbc: tuple[bool, ...] | None = None
         self.additional_outputs: dict[str, TensorMap] = {}
         self.uncertainty: np.ndarray | None = None
@@ -132,7 +140,7 @@ class BridgeCalculator(Calculator):
             non_conservative=non_conservative,
             do_gradients_with_energy=self._with_gradients,
             uncertainty_threshold=uncertainty_threshold,
-            neighbor_skin=float(neighbor_skin),
+            neighbor_skin=float(self._search.skin),
             sha256=sha256,
         )
 
@@ -203,10 +211,30 @@ class BridgeCalculator(Calculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Compute ``properties`` and whatever comes for free with them."""
+        if atoms is None and self.atoms is None:
+            raise ProtocolError(
+                "calculate",
+                expected="atoms",
+                got="none, now or before",
+                fix="pass the atoms, or attach the calculator to them",
+            )
         super().calculate(atoms, list(properties), list(system_changes))
         assert self.atoms is not None
+        # if anything fails below, no result of other atoms must be left behind for these
+        self.results, self.additional_outputs, self.uncertainty = {}, {}, None
         wanted = self._wanted(properties, all(self.atoms.pbc))
-        self._update_provider(self.atoms, system_changes)
+        self._update_provider(self.atoms)
+        try:
+            self._compute(wanted)
+        except NoGradientError:
+            if set(properties) & {"forces", "stress"}:
+                raise
+            # nobody asked for them: they were to come along with the energy
+            self._with_gradients = False
+            self._compute(self._wanted(properties, all(self.atoms.pbc)))
+
+    def _compute(self, wanted: Wanted) -> None:
+        assert self.atoms is not None
         n_atoms, dtype = len(self.atoms), torch.float64
         device = self.loaded.device
         buffers = {
@@ -241,7 +269,6 @@ class BridgeCalculator(Calculator):
         self._keep_extras(n_atoms)
 
     def _keep_extras(self, n_atoms: int) -> None:
-        self.additional_outputs, self.uncertainty = {}, None
         if n_atoms:
             self.additional_outputs = self.provider.results.extra
             uncertainty = self.provider.results.uncertainty
@@ -275,11 +302,15 @@ class BridgeCalculator(Calculator):
             energies="energies" in properties,
         )
 
-    def _update_provider(self, atoms: ase.Atoms, changes: Sequence[str]) -> None:
+    def _update_provider(self, atoms: ase.Atoms) -> None:
+        # compared with what the provider was told, not with ASE's list of changes: that one is
+        # empty when a calculation that failed is tried again
         pbc = tuple(bool(p) for p in atoms.pbc)
-        if "numbers" in changes or self._pbc is None:
-            self.provider.set_atoms(Atoms(types=np.asarray(atoms.numbers, dtype=np.int64)))
-            self._pbc = None
+        numbers = np.array(atoms.numbers, dtype=np.int64)
+        if self._numbers is None or not np.array_equal(numbers, self._numbers):
+            self._numbers = self._pbc = None
+            self.provider.set_atoms(Atoms(types=numbers))
+            self._numbers = numbers
         if self._pbc != pbc:
             self.provider.set_pairs(self._search, Cell.of(atoms.cell.array, atoms.pbc))
             self._pbc = pbc
@@ -346,7 +377,7 @@ class BridgeCalculator(Calculator):
             ``per_atom`` also ``energies``. Lists of these for a list of structures.
         """
         single = isinstance(atoms, ase.Atoms)
-        structures = [atoms] if single else list(atoms)
+        structures = _as_list(atoms)
         stress = compute_forces_and_stresses and all(all(s.pbc) for s in structures)
         wanted = Wanted(True, compute_forces_and_stresses, stress, per_atom)
         found, _ = evaluate_structures(
@@ -379,14 +410,18 @@ class BridgeCalculator(Calculator):
         selected_atoms
             Labels ``["system", "atom"]``; ``None`` for all atoms.
         """
-        structures = [atoms] if isinstance(atoms, ase.Atoms) else list(atoms)
-        extra = plan_outputs(self.loaded.capabilities, extra=_model_outputs(outputs)).extra
+        structures = _as_list(atoms)
+        _check_selection(selected_atoms, [len(s) for s in structures])
         return evaluate(
             self.loaded,
-            OutputPlan(energy=None, energy_per_atom=False, extra=extra),
+            OutputPlan(
+                energy=None,
+                energy_per_atom=False,
+                extra=plan_extra(self.loaded.capabilities, _model_outputs(outputs)),
+            ),
             prepare(self.provider, [self._structure(s) for s in structures]),
             Wanted(energy=False, forces=False),
-            selected=selected_atoms,
+            selected=None if selected_atoms is None else selected_atoms.to(self.loaded.device),
             route=self.provider.route,
             check_consistency=bool(self.parameters["check_consistency"]),
         ).extra
@@ -398,6 +433,32 @@ class BridgeCalculator(Calculator):
             cell=Cell.of(atoms.cell.array, atoms.pbc),
             inputs=quantities(atoms, self.loaded.requested_inputs),
         )
+
+
+def _as_list(atoms: ase.Atoms | Sequence[ase.Atoms]) -> list[ase.Atoms]:
+    return [atoms] if isinstance(atoms, ase.Atoms) else list(atoms)
+
+
+def _check_selection(selected: Labels | None, sizes: Sequence[int]) -> None:
+    if selected is None:
+        return
+    is_labels = isinstance(selected, torch.ScriptObject) and hasattr(selected, "names")
+    if is_labels and list(selected.names) == ["system", "atom"]:
+        values = selected.values.cpu().long()
+        limits = torch.tensor([*sizes, 0])
+        known = (values[:, 0] >= 0) & (values[:, 0] < len(sizes))
+        rows = torch.where(known, values[:, 0], len(sizes))
+        if bool(((values[:, 1] >= 0) & (values[:, 1] < limits[rows])).all()):
+            return
+        got = "atoms that the structures do not have"
+    else:
+        got = "labels of another kind" if is_labels else type(selected).__name__
+    raise InputError(
+        "selected_atoms",
+        expected="Labels(['system', 'atom'], ...) of atoms in these structures",
+        got=got,
+        fix="count systems and atoms from zero",
+    )
 
 
 def _implemented(plan: OutputPlan) -> list[str]:
@@ -433,12 +494,22 @@ def _model_outputs(outputs: Iterable[str] | Mapping[str, Any] | None) -> Any:
     """Names, or ``{name: ModelOutput}``; plain data of :meth:`todict` becomes ``ModelOutput``."""
     if outputs is None:
         return ()
+    if isinstance(outputs, str):
+        return (outputs,)
     if not isinstance(outputs, Mapping):
-        return (outputs,) if isinstance(outputs, str) else tuple(outputs)
-    return {
-        name: ModelOutput(**request) if isinstance(request, Mapping) else request
-        for name, request in outputs.items()
-    }
+        return tuple(outputs) if isinstance(outputs, Iterable) else outputs
+    try:
+        return {
+            name: ModelOutput(**request) if isinstance(request, Mapping) else request
+            for name, request in outputs.items()
+        }
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            "additional_outputs",
+            expected="names, or names with the ModelOutput to request",
+            got=repr(dict(outputs)),
+            fix="pass {'feature': ModelOutput(sample_kind='atom')}, for example",
+        ) from error
 
 
 def _plain_outputs(extra: Any) -> Any:
@@ -450,7 +521,10 @@ def _plain_outputs(extra: Any) -> Any:
 def _same(old: Any, new: Any) -> bool:
     if old is None or new is None:
         return old is new
-    return bool(np.array_equal(np.asarray(old), np.asarray(new)))
+    try:
+        return bool(np.array_equal(np.asarray(old), np.asarray(new)))
+    except (TypeError, ValueError):
+        return False  # no arrays: let the evaluation say what is wrong with them
 
 
 def _array(values: torch.Tensor | None) -> np.ndarray:

@@ -126,8 +126,10 @@ def _per_system(atoms: ase.Atoms, name: str) -> Quantity:
 
 def _floats(name: str, value: Any) -> np.ndarray:
     try:
+        if np.iscomplexobj(value):
+            raise TypeError("complex numbers")
         return np.ascontiguousarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise MissingInputError(
             f"input '{name}'",
             expected="numbers",
