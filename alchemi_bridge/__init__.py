@@ -1,7 +1,7 @@
 """One force provider for metatomic models, behind every MD engine.
 
-Heavy imports (torch, metatomic) happen on first use of a name, so that ``import alchemi_bridge`` and
-the command line's ``--help`` stay fast.
+Heavy imports (torch, metatomic) happen on first use of a name, so that ``import alchemi_bridge``
+and the command line's ``--help`` stay fast.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Structure:
 class StructureResult:
     """Results of one system in the provider's units, float64, on the provider's device.
 
-    Quantities that were not wanted are ``None``. ``uncertainty`` is per atom, in the unit of energy.
+    Quantities that were not wanted are ``None``. ``uncertainty`` is per atom, an energy.
     """
 
     energy: torch.Tensor | None
@@ -115,9 +115,7 @@ def evaluate_structures(
 
 
 @own_autograd_mode
-def prepare(
-    provider: MetatomicForceProvider, structures: Sequence[Structure]
-) -> list[SystemInput]:
+def prepare(provider: MetatomicForceProvider, structures: Sequence[Structure]) -> list[SystemInput]:
     """Search pairs and build the inputs of each structure."""
     loaded = provider.loaded
     length = conversion_factor(provider.units.length, loaded.length_unit)

@@ -182,9 +182,7 @@ class ForceBuffers:
     virial: Any = None
     energies: Any = None
 
-    def view(
-        self, name: str, n_atoms: int, device: torch.device
-    ) -> torch.Tensor:
+    def view(self, name: str, n_atoms: int, device: torch.device) -> torch.Tensor:
         """The named buffer as a writable tensor, checked."""
         source = getattr(self, name)
         if source is None:

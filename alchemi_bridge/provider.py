@@ -38,12 +38,12 @@ from alchemi_bridge.geometry import Geometry, system_input
 from alchemi_bridge.model import (
     Evaluation,
     LoadedModel,
+    Route,
     Wanted,
     evaluate,
     load_model,
     plan_outputs,
 )
-from alchemi_bridge.model.evaluate import Route
 from alchemi_bridge.model.inputs import build_inputs
 from alchemi_bridge.model.outputs import NonConservative
 from alchemi_bridge.pairs import Pairs
@@ -91,7 +91,7 @@ class MetatomicForceProvider:
         Let metatomic check inputs and outputs in every step (slow).
     gradient
         ``"leaves"``, ``"strain"``, or ``"auto"``: the first unless the model differentiates with
-        respect to positions by itself. See :mod:`alchemi_bridge.model.evaluate`.
+        respect to positions by itself. See :mod:`alchemi_bridge.model.graph`.
 
     Notes
     -----
@@ -357,7 +357,7 @@ def _text(path: str | os.PathLike[str] | None) -> str | None:
 
 
 def choose_route(loaded: LoadedModel, gradient: str) -> Route:
-    """The way in which gradients are taken, see :mod:`alchemi_bridge.model.evaluate`."""
+    """The way in which gradients are taken, see :mod:`alchemi_bridge.model.graph`."""
     if isinstance(gradient, str):
         if gradient == "leaves":
             return "leaves"
@@ -376,9 +376,11 @@ def choose_route(loaded: LoadedModel, gradient: str) -> Route:
 def read_types(source: Any, device: torch.device) -> torch.Tensor:
     """Atomic types on the provider's device, int32 or int64; they may come from anywhere."""
     types = DeviceBuffer.of(source, "types").tensor
-    return DeviceBuffer(types).require(
-        "types", shape=(None,), dtypes=(torch.int32, torch.int64), device=types.device
-    ).to(device)
+    return (
+        DeviceBuffer(types)
+        .require("types", shape=(None,), dtypes=(torch.int32, torch.int64), device=types.device)
+        .to(device)
+    )
 
 
 def require_known_types(types: torch.Tensor, loaded: LoadedModel) -> None:

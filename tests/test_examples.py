@@ -27,7 +27,7 @@ EXPECTED = {
 def _run(name: str, folder: Path) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        [sys.executable, "-W", "error", "-W", "ignore:`torch.jit", str(EXAMPLES / name)],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -18,21 +18,28 @@ from ase.calculators.calculator import (
     PropertyNotImplementedError,
     all_changes,
 )
-from ase.stress import full_3x3_to_voigt_6_stress
 from metatensor.torch import Labels, TensorMap
-from metatomic.torch import AtomisticModel, ModelMetadata, ModelOutput
+from metatomic.torch import AtomisticModel, ModelMetadata
 
 from alchemi_bridge.batch import Structure, StructureResult, evaluate_structures, prepare
 from alchemi_bridge.contract import Atoms, Cell, ForceBuffers, Step
 from alchemi_bridge.engines.ase_inputs import quantities, watched_arrays, watched_info
+from alchemi_bridge.engines.ase_values import (
+    as_array,
+    as_float,
+    ase_results,
+    check_selection,
+    model_outputs,
+    plain_outputs,
+    properties_of,
+    same_values,
+)
 from alchemi_bridge.errors import (
     ConfigurationError,
-    InputError,
     ProtocolError,
     UnsupportedOutputError,
 )
-from alchemi_bridge.model import LoadedModel, OutputPlan, Wanted, evaluate
-from alchemi_bridge.model.evaluate import NoGradientError
+from alchemi_bridge.model import LoadedModel, NoGradientError, OutputPlan, Wanted, evaluate
 from alchemi_bridge.model.outputs import NonConservative, plan_extra
 from alchemi_bridge.pairs import Search
 from alchemi_bridge.provider import MetatomicForceProvider
@@ -107,7 +114,8 @@ class BridgeCalculator(Calculator):
         sha256: str | None = None,
     ) -> None:
         super().__init__()
-        extra = _model_outputs(additional_outputs)
+        extra = model_outputs(additional_outputs)
+        directory = None if extensions_directory is None else str(extensions_directory)
         self.provider = MetatomicForceProvider(
             model,
             device=device,
@@ -129,11 +137,11 @@ class BridgeCalculator(Calculator):
         requested = self.loaded.requested_inputs
         self._info, self._arrays = watched_info(requested), watched_arrays(requested)
         self.ignored_changes = {"initial_magmoms", "initial_charges"} - set(self._arrays)
-        self.implemented_properties = _implemented(self.provider.plan)
+        self.implemented_properties = properties_of(self.provider.plan)
         self.parameters.update(
             model=None if self.loaded.path is None else str(self.loaded.path),
-            additional_outputs=_plain_outputs(extra),
-            extensions_directory=None if extensions_directory is None else str(extensions_directory),
+            additional_outputs=plain_outputs(extra),
+            extensions_directory=directory,
             check_consistency=bool(check_consistency),
             device=None if device is None else str(device),
             variants=None if variants is None else dict(variants),
@@ -197,10 +205,10 @@ class BridgeCalculator(Calculator):
         changes: list[str] = super().check_state(atoms, tol=tol)
         if self.atoms is not None:
             for key in self._info:
-                if not _same(self.atoms.info.get(key), atoms.info.get(key)):
+                if not same_values(self.atoms.info.get(key), atoms.info.get(key)):
                     changes.append(f"info[{key}]")
             for key in self._arrays:
-                if not _same(self.atoms.arrays.get(key), atoms.arrays.get(key)):
+                if not same_values(self.atoms.arrays.get(key), atoms.arrays.get(key)):
                     changes.append(f"arrays[{key}]")
         return changes
 
@@ -256,7 +264,7 @@ class BridgeCalculator(Calculator):
             ForceBuffers(**buffers),
         ).synchronize()
         found = {n: t if getattr(wanted, n) else None for n, t in buffers.items()}
-        self.results = _ase_results(
+        self.results = ase_results(
             StructureResult(
                 energy=None if found["energy"] is None else found["energy"][0],
                 forces=found["forces"],
@@ -355,7 +363,7 @@ class BridgeCalculator(Calculator):
                 self.provider, [self._structure(s) for s in chosen], wanted
             )
             for k, result, atoms in zip(group, found, chosen, strict=True):
-                merged[k] = _ase_results(result, atoms)
+                merged[k] = ase_results(result, atoms)
                 if result.uncertainty is not None and self._threshold is not None:
                     warn_if_uncertain(result.uncertainty, self._threshold)
         return [merged[k] for k in range(len(structures))]
@@ -383,14 +391,14 @@ class BridgeCalculator(Calculator):
         found, _ = evaluate_structures(
             self.provider, [self._structure(s) for s in structures], wanted
         )
-        results: dict[str, Any] = {"energy": [_scalar(r.energy) for r in found]}
+        results: dict[str, Any] = {"energy": [as_float(r.energy) for r in found]}
         if per_atom:
-            results["energies"] = [_array(r.energies) for r in found]
+            results["energies"] = [as_array(r.energies) for r in found]
         if compute_forces_and_stresses:
-            results["forces"] = [_array(r.forces) for r in found]
+            results["forces"] = [as_array(r.forces) for r in found]
         if stress:
             both = zip(found, structures, strict=True)
-            results["stress"] = [_array(r.virial) / s.get_volume() for r, s in both]
+            results["stress"] = [as_array(r.virial) / s.get_volume() for r, s in both]
         return {name: values[0] for name, values in results.items()} if single else results
 
     def run_model(
@@ -411,13 +419,13 @@ class BridgeCalculator(Calculator):
             Labels ``["system", "atom"]``; ``None`` for all atoms.
         """
         structures = _as_list(atoms)
-        _check_selection(selected_atoms, [len(s) for s in structures])
+        check_selection(selected_atoms, [len(s) for s in structures])
         return evaluate(
             self.loaded,
             OutputPlan(
                 energy=None,
                 energy_per_atom=False,
-                extra=plan_extra(self.loaded.capabilities, _model_outputs(outputs)),
+                extra=plan_extra(self.loaded.capabilities, model_outputs(outputs)),
             ),
             prepare(self.provider, [self._structure(s) for s in structures]),
             Wanted(energy=False, forces=False),
@@ -437,101 +445,3 @@ class BridgeCalculator(Calculator):
 
 def _as_list(atoms: ase.Atoms | Sequence[ase.Atoms]) -> list[ase.Atoms]:
     return [atoms] if isinstance(atoms, ase.Atoms) else list(atoms)
-
-
-def _check_selection(selected: Labels | None, sizes: Sequence[int]) -> None:
-    if selected is None:
-        return
-    is_labels = isinstance(selected, torch.ScriptObject) and hasattr(selected, "names")
-    if is_labels and list(selected.names) == ["system", "atom"]:
-        values = selected.values.cpu().long()
-        limits = torch.tensor([*sizes, 0])
-        known = (values[:, 0] >= 0) & (values[:, 0] < len(sizes))
-        rows = torch.where(known, values[:, 0], len(sizes))
-        if bool(((values[:, 1] >= 0) & (values[:, 1] < limits[rows])).all()):
-            return
-        got = "atoms that the structures do not have"
-    else:
-        got = "labels of another kind" if is_labels else type(selected).__name__
-    raise InputError(
-        "selected_atoms",
-        expected="Labels(['system', 'atom'], ...) of atoms in these structures",
-        got=got,
-        fix="count systems and atoms from zero",
-    )
-
-
-def _implemented(plan: OutputPlan) -> list[str]:
-    names = []
-    if plan.energy is not None:
-        names += ["energy", "free_energy"]
-        if plan.energy_per_atom:
-            names.append("energies")
-    if plan.energy is not None or plan.force is not None:
-        names.append("forces")
-    if plan.energy is not None or plan.stress is not None:
-        names.append("stress")
-    return names
-
-
-def _ase_results(found: StructureResult, atoms: ase.Atoms) -> dict[str, Any]:
-    results: dict[str, Any] = {}
-    if found.energy is not None:
-        results["energy"] = results["free_energy"] = _scalar(found.energy)
-    if found.forces is not None:
-        results["forces"] = _array(found.forces)
-    if found.virial is not None:
-        stress = _array(found.virial) / atoms.get_volume()
-        results["stress"] = full_3x3_to_voigt_6_stress(stress)
-    if found.energies is not None:
-        results["energies"] = _array(found.energies)
-    if found.uncertainty is not None:
-        results["uncertainty"] = _array(found.uncertainty)
-    return results
-
-
-def _model_outputs(outputs: Iterable[str] | Mapping[str, Any] | None) -> Any:
-    """Names, or ``{name: ModelOutput}``; plain data of :meth:`todict` becomes ``ModelOutput``."""
-    if outputs is None:
-        return ()
-    if isinstance(outputs, str):
-        return (outputs,)
-    if not isinstance(outputs, Mapping):
-        return tuple(outputs) if isinstance(outputs, Iterable) else outputs
-    try:
-        return {
-            name: ModelOutput(**request) if isinstance(request, Mapping) else request
-            for name, request in outputs.items()
-        }
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            "additional_outputs",
-            expected="names, or names with the ModelOutput to request",
-            got=repr(dict(outputs)),
-            fix="pass {'feature': ModelOutput(sample_kind='atom')}, for example",
-        ) from error
-
-
-def _plain_outputs(extra: Any) -> Any:
-    if not isinstance(extra, Mapping):
-        return list(extra)
-    return {n: {"unit": r.unit, "sample_kind": r.sample_kind} for n, r in extra.items()}
-
-
-def _same(old: Any, new: Any) -> bool:
-    if old is None or new is None:
-        return old is new
-    try:
-        return bool(np.array_equal(np.asarray(old), np.asarray(new)))
-    except (TypeError, ValueError):
-        return False  # no arrays: let the evaluation say what is wrong with them
-
-
-def _array(values: torch.Tensor | None) -> np.ndarray:
-    assert values is not None
-    return values.detach().double().cpu().numpy()
-
-
-def _scalar(value: torch.Tensor | None) -> float:
-    assert value is not None
-    return float(value)

@@ -56,9 +56,7 @@ def quantities(atoms: ase.Atoms, requested: Mapping[str, ModelOutput]) -> dict[s
         If the model requests something that ASE does not have, or these atoms lack.
     """
     return {
-        name: _per_atom(atoms, name)
-        if request.sample_kind == "atom"
-        else _per_system(atoms, name)
+        name: _per_atom(atoms, name) if request.sample_kind == "atom" else _per_system(atoms, name)
         for name, request in requested.items()
     }
 

@@ -155,9 +155,7 @@ def load_model(
         _require_same(model, sha256, device)
         return model
     if isinstance(model, (str, os.PathLike)):
-        records = check_trust(
-            Path(model), extensions_directory=extensions_directory, sha256=sha256
-        )
+        records = check_trust(Path(model), extensions_directory=extensions_directory, sha256=sha256)
         module = _load_file(records, extensions_directory)
     else:
         if sha256 is not None:

@@ -58,6 +58,20 @@ class OutputPlan:
     extra: Mapping[str, ModelOutput] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What to compute."""
+
+    energy: bool = True
+    forces: bool = True
+    virial: bool = False
+    energies: bool = False
+
+    def by_gradient(self, plan: OutputPlan) -> bool:
+        """Whether something has to be taken from the gradient of the energy."""
+        return (self.forces and plan.force is None) or (self.virial and plan.stress is None)
+
+
 def plan_outputs(
     capabilities: ModelCapabilities,
     *,
@@ -171,9 +185,7 @@ def _pick(quantity: str, outputs: Mapping[str, ModelOutput], variant: str | None
         return str(pick_output(quantity, outputs, variant))
     except (ValueError, RuntimeError) as error:
         offered = sorted(
-            key.partition("/")[2] or "(default)"
-            for key in outputs
-            if key.split("/")[0] == quantity
+            key.partition("/")[2] or "(default)" for key in outputs if key.split("/")[0] == quantity
         )
         raise VariantError(
             f"variant of '{quantity}'",

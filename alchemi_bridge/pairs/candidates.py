@@ -1,8 +1,8 @@
 """Candidate pairs: the one form that every pair list is decoded into, once per pair search.
 
-Every pair once; the reverse of a pair has the same vector with the other sign, so that all work per
-pair is done once, and both directions are written only where the model wants them. This is the torch
-reference; it works on any device.
+Every pair once; the reverse of a pair has the same vector with the other sign, so that all work
+per pair is done once, and both directions are written only where the model wants them. This is the
+torch reference; it works on any device.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ INDEX_DTYPES = (torch.int32, torch.int64)
 class Candidates:
     """Every pair once, sorted by ``(first, second, shift)``.
 
-    The order depends on the set of pairs alone, not on who found them or where the atoms were at the
-    search, so that sums over pairs give the same bits whatever the history. Made by
+    The order depends on the set of pairs alone, not on who found them or where the atoms were at
+    the search, so that sums over pairs give the same bits whatever the history. Made by
     :func:`sorted_candidates`.
 
     Attributes

@@ -12,15 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii, reference_states
 from ase.geometry import find_mic
-
-from alchemi_bridge.cell import Cell
-from alchemi_bridge.neighbors import pair_vectors
-from alchemi_bridge.pairs import find_pairs
+from ase.neighborlist import neighbor_list
 
 #: Taken first where a model knows many types.
 COMMON = tuple(atomic_numbers[symbol] for symbol in ("Si", "O", "C", "H", "N", "Al", "Cu", "Na"))
@@ -154,17 +150,8 @@ def _nearest_bound(atoms: Atoms) -> float:
 
 def pair_distances(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray]:
     """First atom and distance (Å) of all pairs closer than ``reach``, in both directions."""
-    positions = torch.from_numpy(np.ascontiguousarray(atoms.positions))
-    cell = Cell.of(atoms.cell.array, atoms.pbc)
-    pairs = find_pairs(positions, cell, reach)
-    vectors = pair_vectors(
-        positions,
-        cell.tensor(positions.dtype, positions.device),
-        pairs.first,
-        pairs.second,
-        pairs.shifts,
-    )
-    return pairs.first.numpy(), torch.linalg.vector_norm(vectors, dim=1).numpy()
+    first, distances = neighbor_list("id", atoms, reach)
+    return first, distances
 
 
 def scaled(atoms: Atoms, factor: float) -> Atoms:

@@ -1,0 +1,114 @@
+"""Reads a model's blocks into tensors ordered like the atoms, and checks what it returned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from metatensor.torch import TensorBlock, TensorMap
+
+from alchemi_bridge.errors import EvaluationError, UnsupportedOutputError
+from alchemi_bridge.model.graph import SystemInput
+from alchemi_bridge.model.load import LoadedModel
+from alchemi_bridge.model.outputs import OutputPlan, Wanted
+
+
+class Results:
+    """Reads the model's blocks into tensors that are ordered like the atoms."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        plan: OutputPlan,
+        systems: list[SystemInput],
+        offsets: list[int],
+        outputs: dict[str, TensorMap],
+        all_atoms: bool,
+    ) -> None:
+        self.loaded, self.plan, self.systems = loaded, plan, systems
+        self.offsets, self.outputs, self.all_atoms = offsets, outputs, all_atoms
+
+    def energy_values(self) -> torch.Tensor:
+        """(n, 1) energies of systems or atoms, with their graph."""
+        return self._block(self.plan.energy, (1,)).values
+
+    def energy(self) -> torch.Tensor:
+        block = self._block(self.plan.energy, (1,))
+        values = block.values.detach().squeeze(1).double()
+        total = torch.zeros(len(self.systems), dtype=torch.float64, device=values.device)
+        return total.index_add_(0, block.samples.column("system").to(torch.int64), values)
+
+    def per_atom(self, name: str | None, shape: tuple[int, ...] = (1,)) -> torch.Tensor:
+        block = self._block(name, shape)
+        values = block.values.detach().squeeze(-1)
+        n_atoms = self.offsets[-1]
+        if self.all_atoms and len(values) != n_atoms:
+            raise EvaluationError(
+                f"output '{name}'",
+                expected=f"one row for each of {n_atoms} atoms",
+                got=f"{len(values)} rows",
+                fix="check the model with check_consistency=True",
+            )
+        result = values.new_zeros((n_atoms, *values.shape[1:]))
+        return result.index_add_(0, self._rows(block), values)
+
+    def direct(self, wanted: Wanted) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Forces and virial that the model gives without a gradient."""
+        forces = virial = None
+        if wanted.forces and self.plan.force is not None:
+            forces = self.per_atom(self.plan.force, (3, 1))
+            if self.all_atoms:
+                # a direct prediction need not sum to zero; what is left over would push the
+                # whole system, so it is taken out, as other engines for such models do
+                for k in range(len(self.systems)):
+                    rows = forces[self.offsets[k] : self.offsets[k + 1]]
+                    rows -= rows.mean(dim=0)
+        if wanted.virial and self.plan.stress is not None:
+            block = self._block(self.plan.stress, (3, 3, 1))
+            stress = block.values.detach().squeeze(-1)
+            order = torch.argsort(block.samples.column("system"))
+            volumes = [self._volume(s) for s in self.systems]
+            virial = stress[order] * stress.new_tensor(volumes)[:, None, None]
+        return forces, virial
+
+    def _volume(self, system: SystemInput) -> float:
+        if system.volume is None:
+            raise UnsupportedOutputError(
+                "non-conservative stress",
+                expected="a cell that is periodic in all three directions",
+                got=f"pbc {tuple(system.pbc.tolist())}",
+                fix="take the virial from the energy (non_conservative='forces')",
+            )
+        return system.volume
+
+    def _block(self, name: str | None, shape: tuple[int, ...]) -> TensorBlock:
+        if name not in self.outputs or len(self.outputs[str(name)]) != 1:
+            raise EvaluationError(
+                f"output '{name}'",
+                expected="one block of values",
+                got="nothing" if name not in self.outputs else "several blocks",
+                fix="check the model with check_consistency=True",
+            )
+        block = self.outputs[str(name)].block()
+        if tuple(block.values.shape[1:]) != shape:
+            raise EvaluationError(
+                f"output '{name}'",
+                expected=f"values of shape {('any', *shape)}",
+                got=f"shape {tuple(block.values.shape)}",
+                fix="check the model with check_consistency=True",
+            )
+        return block
+
+    def _rows(self, block: TensorBlock) -> torch.Tensor:
+        atoms = block.samples.column("atom").to(torch.int64)
+        if len(self.systems) == 1:
+            return atoms
+        starts = torch.tensor(self.offsets[:-1], device=atoms.device)
+        return starts[block.samples.column("system").to(torch.int64)] + atoms
+
+
+def atom_offsets(systems: Sequence[SystemInput]) -> list[int]:
+    offsets = [0]
+    for system in systems:
+        offsets.append(offsets[-1] + len(system.types))
+    return offsets
