@@ -147,6 +147,20 @@ class Gradient:
         return total
 
 
+def _backward(
+    energy: torch.Tensor, leaves: Sequence[torch.Tensor]
+) -> Sequence[torch.Tensor | None]:
+    try:
+        return torch.autograd.grad(energy, leaves, torch.ones_like(energy), allow_unused=True)
+    except Exception as error:  # operators of the model's own may raise anything
+        raise EvaluationError(
+            "gradient of the model's energy",
+            expected="derivatives with respect to positions and cell",
+            got=str(error).strip().split("\n")[-1] or type(error).__name__,
+            fix="use the model's non-conservative forces, or correct the model",
+        ) from error
+
+
 def differentiate(energy: torch.Tensor, graphs: Sequence[Graph]) -> list[Gradient]:
     """Derivatives of the sum of ``energy`` by the leaves of each system.
 
@@ -154,6 +168,8 @@ def differentiate(energy: torch.Tensor, graphs: Sequence[Graph]) -> list[Gradien
     ------
     NoGradientError
         If there are neighbours, but the energy does not depend on anything.
+    EvaluationError
+        If the backward pass fails.
     """
     leaves: list[torch.Tensor] = []
     counts = []
@@ -163,9 +179,7 @@ def differentiate(energy: torch.Tensor, graphs: Sequence[Graph]) -> list[Gradien
         counts.append(len(own))
         leaves += own
     if energy.requires_grad:
-        found: Sequence[torch.Tensor | None] = torch.autograd.grad(
-            energy, leaves, torch.ones_like(energy), allow_unused=True
-        )
+        found = _backward(energy, leaves)
     elif any(len(vectors) for graph in graphs for vectors in graph.vectors):
         raise NoGradientError(
             "energy of the model",
