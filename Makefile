@@ -38,8 +38,9 @@ help: ## this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'Without a GPU, torch can come as the much smaller CPU build:'
-	@echo "  make demo PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'"
+	@echo 'Without a GPU the CPU build of torch is enough, and much smaller. Where its packages are'
+	@echo 'is told by the installation page of PyTorch; hand the index on with'
+	@echo "  make demo PIP_ARGS='--extra-index-url ...'"
 
 # --- the environment ----------------------------------------------------------------------------
 
