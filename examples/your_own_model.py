@@ -1,4 +1,7 @@
+# ruff: noqa: UP006, UP035, UP045  (metatomic compares the signature with typing's classes)
 """Export a model of your own and let the bridge check it: harmonic springs between near atoms."""
+
+from typing import Dict, List, Optional
 
 import torch
 from metatensor.torch import Labels, TensorBlock, TensorMap
@@ -22,16 +25,16 @@ class Springs(torch.nn.Module):
         self.cutoff = cutoff
         self.request = NeighborListOptions(cutoff=cutoff, full_list=True, strict=True)
 
-    def requested_neighbor_lists(self) -> list[NeighborListOptions]:
+    def requested_neighbor_lists(self) -> List[NeighborListOptions]:
         return [self.request]
 
     def forward(
         self,
-        systems: list[System],
-        outputs: dict[str, ModelOutput],
-        selected_atoms: Labels | None,
-    ) -> dict[str, TensorMap]:
-        energies: list[torch.Tensor] = []
+        systems: List[System],
+        outputs: Dict[str, ModelOutput],
+        selected_atoms: Optional[Labels],
+    ) -> Dict[str, TensorMap]:
+        energies: List[torch.Tensor] = []
         for system in systems:
             block = system.get_neighbor_list(self.request)
             u = 1.0 - (block.values.squeeze(-1) ** 2).sum(dim=1) / self.cutoff**2
@@ -58,6 +61,6 @@ model = AtomisticModel(
 )
 model.save("springs.pt")
 report = verify("springs.pt")
-for check in report.checks:
-    print(f"{check.name:28s} {check.status}")
+for check in report.outcomes:
+    print(f"{check.name:20s} {check.status.value}")
 print("passed" if report.passed else "failed")
