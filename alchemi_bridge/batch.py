@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from metatensor.torch import TensorMap
 
+from alchemi_bridge.atoms import read_types, require_known_types
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import Quantity, require_cell, require_inputs
 from alchemi_bridge.device import DeviceBuffer
@@ -21,9 +22,7 @@ from alchemi_bridge.provider import (
     FLOATS,
     MetatomicForceProvider,
     own_autograd_mode,
-    read_types,
     require_finite_results,
-    require_known_types,
 )
 from alchemi_bridge.units import conversion_factor
 
@@ -66,11 +65,26 @@ class StructureResult:
 
 @own_autograd_mode
 def evaluate_structures(
-    provider: MetatomicForceProvider, structures: Sequence[Structure], wanted: Wanted
+    provider: MetatomicForceProvider,
+    structures: Sequence[Structure],
+    wanted: Wanted,
+    *,
+    numbers: Sequence[int] | None = None,
 ) -> tuple[list[StructureResult], dict[str, TensorMap]]:
     """Evaluate the model once on all structures.
 
     Independent of the atoms and pairs that were set on the provider.
+
+    Parameters
+    ----------
+    provider
+        Model, units and options.
+    structures
+        At least one atom in each.
+    wanted
+        What to compute.
+    numbers
+        How errors count the structures; from zero by default.
 
     Returns
     -------
@@ -87,7 +101,7 @@ def evaluate_structures(
     if not structures:
         return [], {}
     loaded = provider.loaded
-    systems = prepare(provider, structures)
+    systems = prepare(provider, structures, numbers)
     evaluation = evaluate(
         loaded,
         provider.plan,
@@ -115,12 +129,17 @@ def evaluate_structures(
 
 
 @own_autograd_mode
-def prepare(provider: MetatomicForceProvider, structures: Sequence[Structure]) -> list[SystemInput]:
-    """Search pairs and build the inputs of each structure."""
+def prepare(
+    provider: MetatomicForceProvider,
+    structures: Sequence[Structure],
+    numbers: Sequence[int] | None = None,
+) -> list[SystemInput]:
+    """Search pairs and build the inputs of each structure; ``numbers`` name them in errors."""
     loaded = provider.loaded
     length = conversion_factor(provider.units.length, loaded.length_unit)
     systems = []
-    for number, structure in enumerate(structures):
+    counted = range(len(structures)) if numbers is None else numbers
+    for number, structure in zip(counted, structures, strict=True):
         name = f"positions of system {number}"
         types = read_types(structure.types, loaded.device)
         if len(types) == 0:

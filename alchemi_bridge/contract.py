@@ -217,6 +217,8 @@ class ForceBuffers:
 
 def _overlaps_itself(view: torch.Tensor) -> bool:
     """Whether two elements may share memory: sums into such a view would be wrong."""
+    if view.numel() == 0:
+        return False  # NumPy gives empty arrays strides of zero
     reached = 0  # offset of the last element of the axes with shorter strides
     for stride, extent in sorted(zip(view.stride(), view.shape, strict=True)):
         if extent > 1:
@@ -240,12 +242,17 @@ def require_inputs(inputs: Any) -> None:
 
 def require_cell(cell: Any) -> None:
     """Raise :class:`InputError` unless ``cell`` is a validated :class:`Cell`."""
-    if not isinstance(cell, Cell):
+    require_kind("cell", cell, Cell, "pass Cell.of(vectors, pbc), or Cell.open() for a molecule")
+
+
+def require_kind(name: str, value: Any, kind: type, fix: str) -> None:
+    """Raise :class:`InputError` unless ``value`` is of one of the contract's classes."""
+    if not isinstance(value, kind):
         raise InputError(
-            "cell",
-            expected="an alchemi_bridge.Cell",
-            got=type(cell).__name__,
-            fix="pass Cell.of(vectors, pbc), or Cell.open() for a molecule",
+            name,
+            expected=f"an object of alchemi_bridge's {kind.__name__}",
+            got=type(value).__name__,
+            fix=fix,
         )
 
 
@@ -259,14 +266,18 @@ class ForceProvider(Protocol):
         ...
 
     def set_atoms(self, atoms: Atoms) -> None:
-        """Take the atoms of this rank; a pair list of earlier atoms becomes invalid."""
+        """Take the atoms of this rank; a pair list of earlier atoms becomes invalid.
+
+        Types, subset and selection are copied; the arrays may be reused when the call returns.
+        """
         ...
 
     def set_pairs(self, pairs: Pairs, cell: Cell, ready: Event | None = None) -> None:
         """Take a new pair list.
 
-        A list belongs to the positions of the next :meth:`compute`. ``ready`` is the event after
-        which the arrays may be read; they may be reused when the call returns.
+        A list belongs to ``cell`` and to the positions of the next :meth:`compute`; the cell may
+        be another one in that step already. ``ready`` is the event after which the arrays may be
+        read; they may be reused when the call returns.
         """
         ...
 
@@ -288,7 +299,7 @@ def index_tensor(source: Any, name: str, n_atoms: int, device: torch.device) -> 
             got=f"shape {tuple(tensor.shape)} of {tensor.dtype}",
             fix="pass numpy.flatnonzero(mask) for a mask",
         )
-    index = tensor.to(device=device, dtype=torch.int64)
+    index = tensor.to(device=device, dtype=torch.int64, copy=True)
     if len(index):
         counts_fit = len(torch.unique(index)) == len(index)
         if not counts_fit or int(index.min()) < 0 or int(index.max()) >= n_atoms:

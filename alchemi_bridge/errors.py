@@ -143,5 +143,18 @@ class ProtocolError(BridgeError, RuntimeError):
     """Calls came in the wrong order (``compute`` before ``set_pairs``, for example)."""
 
 
-class DependencyError(BridgeError, ImportError):
-    """An optional dependency is not installed."""
+# --- other people's errors ----------------------------------------------------------------------
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign error says, in one line: the first, or its type if it says nothing."""
+    return (_lines(error) or [type(error).__name__])[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The same from the end: TorchScript puts the cause after its traceback."""
+    return (_lines(error) or [type(error).__name__])[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -79,7 +79,7 @@ class Geometry:
         self._reference: Reference | None = None
         self._offsets: tuple[Candidates, Cell, torch.Tensor] | None = None
 
-    def set_pairs(self, pairs: Pairs, cell: Cell, *, check_unique: bool = False) -> None:
+    def set_pairs(self, pairs: Pairs, cell: Cell) -> None:
         """Take a list, or the order to search when the next positions arrive."""
         cutoff, unit = self.loaded.cutoff, self.loaded.length_unit
         if isinstance(pairs, Search):
@@ -93,7 +93,6 @@ class Geometry:
                 device=self.loaded.device,
                 reach=reach,
                 subset=self.subset,
-                check_unique=check_unique,
             )
             self.searches += 1
         self._candidates, self._skin, self._reference = candidates, skin, None
@@ -122,53 +121,59 @@ class Geometry:
         # not thrown away before the vectors are short.
         wide = torch.promote_types(positions.dtype, self.loaded.dtype)
         mine = positions if self.subset is None else positions[self.subset]
-        mine = mine.to(wide) * self.length
+        mine = mine.to(wide) * self.length  # new memory: kept as reference, the engine's moves on
         return self._search(mine, now) if self._skin is not None else self._handed(mine, now)
 
     def _handed(self, positions: torch.Tensor, cell: Cell) -> StepGeometry:
         """A list that the engine owns: check that it still holds."""
         assert self._candidates is not None
-        first_step = self._reference is None
-        if first_step:
-            self._reference = Reference(positions.clone(), cell)
-        geometry, displacement = self._cut(positions, cell)
-        assert self._reference is not None
+        assert self._cell is not None
+        # the list belongs to the cell that came with it, and to the positions of the first step
+        reference = self._reference or Reference.of(positions, self._cell)
+        geometry, displacement = self._cut(positions, cell, reference)
         reach, cutoff = self._candidates.reach, self.loaded.cutoff
-        allowed = self._reference.allowance(cell, reach, cutoff)
-        limit = max(allowed, 0.0) + _slack(reach, positions.dtype)
-        if not first_step and not displacement <= limit:  # also where an overflow gave NaN
+        allowed = reference.allowance(cell, reach, cutoff)
+        rounding = reference.rounding(positions.dtype)
+        smallest = max(allowed, 0.0) if cell.same_as(reference.cell) else allowed
+        if not displacement <= smallest + rounding:  # also where an overflow gave NaN
             unit = self.loaded.length_unit
             raise StalePairsError(
                 "pair list",
                 expected=f"displacements since the search of at most {max(allowed, 0.0):.4g} "
                 f"{unit} (half of what reach {reach:g} leaves beyond cutoff {cutoff:g})",
-                got=f"{displacement:.4g} {unit}",
+                got=f"{displacement:.4g} {unit}"
+                if allowed >= 0.0
+                else f"{displacement:.4g} {unit} in a cell compressed by more than that",
                 fix="call set_pairs with a new list, also after wrapping positions",
             )
+        self._reference = reference  # only now: a step that was refused is not the first one
         return geometry
 
     def _search(self, positions: torch.Tensor, cell: Cell) -> StepGeometry:
         """Own search: make a new one when the old may miss a pair."""
         if self._candidates is not None and self._reference is not None:
-            geometry, displacement = self._cut(positions, cell)
+            geometry, displacement = self._cut(positions, cell, self._reference)
             allowed = self._reference.allowance(cell, self._candidates.reach, self.loaded.cutoff)
             if displacement < allowed:
                 return geometry
         assert self._skin is not None
         require_finite(positions, inspect_step(positions, cell, None, None), self.subset)
         self._candidates = find_pairs(positions, cell, self.loaded.cutoff + self._skin)
-        self._reference = Reference(positions.clone(), cell)
+        self._reference = Reference.of(positions, cell)
         self.searches += 1
-        return self._cut(positions, cell)[0]
+        return self._cut(positions, cell, self._reference)[0]
 
-    def _cut(self, positions: torch.Tensor, cell: Cell) -> tuple[StepGeometry, float]:
+    def _cut(
+        self, positions: torch.Tensor, cell: Cell, reference: Reference
+    ) -> tuple[StepGeometry, float]:
+        """Neighbours at these positions, and the displacement since the reference."""
         candidates = self._candidates
         assert candidates is not None
         offsets = self._offsets_for(candidates, cell, positions.dtype)
         vectors = pair_vectors(positions, candidates.first, candidates.second, offsets)
         vectors = vectors.to(self.loaded.dtype)
         squared = squared_lengths(vectors)
-        facts = inspect_step(positions, cell, self._reference, squared)
+        facts = inspect_step(positions, cell, reference, squared)
         require_finite(positions, facts, self.subset)
         unit = self.loaded.length_unit
         require_apart(candidates, squared, facts, self._minimum, unit, self.subset)
@@ -211,8 +216,3 @@ def system_input(
         pairs=geometry.pairs,
         inputs=inputs,
     )
-
-
-def _slack(reach: float, dtype: torch.dtype) -> float:
-    """Rounding of a displacement: positions are read twice in their own precision."""
-    return 8.0 * float(torch.finfo(dtype).eps) * max(reach, 1.0) * 16.0

@@ -12,19 +12,18 @@ from numbers import Real
 from typing import Any, Literal
 
 import torch
-from metatensor.torch import Labels
 from metatomic.torch import ModelOutput
 
+from alchemi_bridge.atoms import PreparedAtoms
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import (
     Atoms,
     ForceBuffers,
     PairRequest,
-    Quantity,
     Requirements,
     Step,
-    index_tensor,
     require_cell,
+    require_kind,
 )
 from alchemi_bridge.device import DeviceBuffer, Event
 from alchemi_bridge.errors import (
@@ -32,7 +31,6 @@ from alchemi_bridge.errors import (
     NonFiniteResultError,
     PairListError,
     ProtocolError,
-    SpeciesError,
 )
 from alchemi_bridge.geometry import Geometry, system_input
 from alchemi_bridge.model import (
@@ -57,11 +55,6 @@ FLOATS = (torch.float32, torch.float64)
 #: Gradients are taken here, also for a caller who works without: engines run whole simulations
 #: under ``torch.inference_mode``, whose tensors can not take part in a graph.
 own_autograd_mode = torch.inference_mode(mode=False)
-
-
-def debug_enabled() -> bool:
-    """Whether ``ALCHEMI_BRIDGE_DEBUG`` asks for the costly checks."""
-    return os.environ.get("ALCHEMI_BRIDGE_DEBUG", "0") not in ("", "0")
 
 
 class MetatomicForceProvider:
@@ -134,7 +127,7 @@ class MetatomicForceProvider:
         self.check_consistency = check_consistency
         self._length = conversion_factor(self.units.length, self.loaded.length_unit)
         self._energy = conversion_factor(self.loaded.energy_unit, self.units.energy)
-        self._atoms: _PreparedAtoms | None = None
+        self._atoms: PreparedAtoms | None = None
         self._geometry: Geometry | None = None
         self._results: Evaluation | None = None
 
@@ -186,7 +179,8 @@ class MetatomicForceProvider:
         SpeciesError
             If the model does not know a type.
         """
-        self._atoms = _PreparedAtoms(atoms, self.loaded)
+        require_kind("atoms", atoms, Atoms, "pass Atoms(types)")
+        self._atoms = PreparedAtoms(atoms, self.loaded)
         self._geometry = self._results = None
 
     @own_autograd_mode
@@ -210,11 +204,12 @@ class MetatomicForceProvider:
                 fix="wrap the list, or pass Search(skin) to let the provider search",
             )
         if ready is not None:
+            require_kind("ready", ready, Event, "pass an Event, or None")
             ready.wait(self.loaded.device)
         geometry = self._geometry or Geometry(
             self.loaded, n_atoms=atoms.n_atoms, subset=atoms.subset, length=self._length
         )
-        geometry.set_pairs(pairs, cell, check_unique=debug_enabled())
+        geometry.set_pairs(pairs, cell)
         self._geometry = geometry  # only now: a list that was refused leaves things as they were
 
     @own_autograd_mode
@@ -236,6 +231,8 @@ class MetatomicForceProvider:
         UnsupportedOutputError, EvaluationError, NonFiniteResultError
             If the model can not, fails, or returns what is no number.
         """
+        require_kind("step", step, Step, "pass Step(positions)")
+        require_kind("out", out, ForceBuffers, "pass ForceBuffers(forces, energy)")
         self._results = None  # those of an earlier step must not pass for those of a failed one
         atoms, device = self._require_atoms("compute"), self.loaded.device
         if self._geometry is None:
@@ -249,6 +246,7 @@ class MetatomicForceProvider:
             if getattr(step, name)
         }
         if step.ready is not None:
+            require_kind("ready", step.ready, Event, "pass an Event, or None")
             step.ready.wait(device)
         if atoms.nothing_to_do:
             return Event.record(device)  # an empty rank: nothing to add
@@ -303,40 +301,21 @@ class MetatomicForceProvider:
             _require_finite(contributions, "a buffer of float32")
         return contributions
 
-    def _require_atoms(self, call: str) -> _PreparedAtoms:
+    def _require_atoms(self, call: str) -> PreparedAtoms:
         if self._atoms is None:
             raise _out_of_order(call, "set_atoms")
         return self._atoms
 
 
-class _PreparedAtoms:
-    """Atoms of an engine, checked and on the provider's device.
-
-    ``nothing_to_do`` says that no atom's energy counts, so that the model need not be asked.
-    """
-
-    def __init__(self, atoms: Atoms, loaded: LoadedModel) -> None:
-        device = loaded.device
-        types = read_types(atoms.types, device)
-        self.n_atoms = len(types)
-        self.subset = None
-        if atoms.subset is not None:
-            self.subset = index_tensor(atoms.subset, "subset", self.n_atoms, device)
-            types = types[self.subset]
-        require_known_types(types, loaded)
-        self.types = types.to(torch.int32)
-        self.selected = None
-        if atoms.selected is not None:
-            rows = index_tensor(atoms.selected, "selected atoms", self.n_atoms, device)
-            self.selected = _selection(rows, self.subset, self.n_atoms)
-        counted = self.types if self.selected is None else self.selected
-        self.nothing_to_do = len(counted) == 0
-        self.inputs: Mapping[str, Quantity] = dict(atoms.inputs)
+def _is_positive(value: Any) -> bool:
+    try:
+        return isinstance(value, Real) and float(value) > 0.0
+    except OverflowError:  # an integer beyond the range of floats
+        return False
 
 
 def _check_options(uncertainty_threshold: Any, units: Any) -> None:
-    fits = isinstance(uncertainty_threshold, Real) and float(uncertainty_threshold) > 0.0
-    if uncertainty_threshold is not None and not fits:
+    if uncertainty_threshold is not None and not _is_positive(uncertainty_threshold):
         raise ConfigurationError(
             "uncertainty_threshold",
             expected="a positive energy in eV, or None",
@@ -373,28 +352,6 @@ def choose_route(loaded: LoadedModel, gradient: str) -> Route:
     )
 
 
-def read_types(source: Any, device: torch.device) -> torch.Tensor:
-    """Atomic types on the provider's device, int32 or int64; they may come from anywhere."""
-    types = DeviceBuffer.of(source, "types").tensor
-    return (
-        DeviceBuffer(types)
-        .require("types", shape=(None,), dtypes=(torch.int32, torch.int64), device=types.device)
-        .to(device)
-    )
-
-
-def require_known_types(types: torch.Tensor, loaded: LoadedModel) -> None:
-    """Raise :class:`SpeciesError` if the model does not know one of the types."""
-    unknown = sorted(set(torch.unique(types).tolist()) - loaded.atomic_types)
-    if unknown:
-        raise SpeciesError(
-            "atomic types",
-            expected=f"types that the model knows ({sorted(loaded.atomic_types)})",
-            got=f"unknown types {unknown}",
-            fix="use a model that was made for these elements",
-        )
-
-
 def require_finite_results(evaluation: Evaluation) -> None:
     """Raise :class:`NonFiniteResultError` if a result holds NaN or infinite values."""
     names = ("energy", "forces", "virial", "energies", "uncertainty")
@@ -416,22 +373,6 @@ def _require_finite(found: Mapping[str, torch.Tensor], source: str) -> None:
         got="NaN or infinite values",
         fix="check the structure (atoms too close or in an environment that the model never saw)",
     )
-
-
-def _selection(rows: torch.Tensor, subset: torch.Tensor | None, n_atoms: int) -> Labels:
-    if subset is not None:
-        place = torch.full((n_atoms,), -1, dtype=torch.int64, device=rows.device)
-        place[subset] = torch.arange(len(subset), device=rows.device)
-        rows = place[rows]
-        if bool((rows < 0).any()):
-            raise ConfigurationError(
-                "selected atoms",
-                expected="atoms of the subset that the model sees",
-                got="atoms outside it",
-                fix="select among the subset only",
-            )
-    values = torch.stack([torch.zeros_like(rows), rows], dim=1).to(torch.int32)
-    return Labels(["system", "atom"], values, assume_unique=True)
 
 
 def _add(target: torch.Tensor, values: torch.Tensor, subset: torch.Tensor | None) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from metatomic.torch import unit_conversion_factor
 
-from alchemi_bridge.errors import UnitError
+from alchemi_bridge.errors import UnitError, first_line
 
 
 def conversion_factor(from_unit: str, to_unit: str) -> float:
@@ -53,7 +53,7 @@ def _parsed_factor(from_unit: str, to_unit: str) -> float:
         raise UnitError(
             f"conversion from '{from_unit}' to '{to_unit}'",
             expected="two units of the same dimension, known to metatomic",
-            got=str(error).splitlines()[0],
+            got=first_line(error),
             fix="check the spelling and the dimension of both units",
         ) from error
     if not (math.isfinite(factor) and factor > 0.0):  # metatomic takes '0 * eV' for a unit

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -211,10 +213,38 @@ def test_todict_round_trip(model_file: ModelFile) -> None:
     assert float(per_atom.sum()) / 1000 == pytest.approx(energy, rel=SAME_ENERGY)
 
 
-def test_todict_needs_a_file(model_file: ModelFile) -> None:
-    model = load_atomistic_model(str(model_file("stillinger_weber")))
+def test_a_model_in_memory_is_described_but_not_restored(
+    model_file: ModelFile, tmp_path: Path
+) -> None:
+    calculator = BridgeCalculator(load_atomistic_model(str(model_file("stillinger_weber"))))
+    assert calculator.todict()["model"] is None
+    atoms = silicon(1)
+    atoms.calc = calculator
+    energy = atoms.get_potential_energy()
+    for suffix in ("traj", "db", "json"):
+        ase.io.write(tmp_path / f"a.{suffix}", atoms)
+        assert ase.io.read(tmp_path / f"a.{suffix}").get_potential_energy() == energy
     with pytest.raises(ProtocolError, match="made from a model file"):
-        BridgeCalculator(model).todict()
+        BridgeCalculator.fromdict(calculator.todict())
+    with pytest.raises(ProtocolError, match="made from a model file"):
+        pickle.loads(pickle.dumps(calculator))
+
+
+def test_pickle_and_copy(model_file: ModelFile) -> None:
+    options = {"neighbor_skin": 0.7, "do_gradients_with_energy": False}
+    calculator = BridgeCalculator(model_file("stillinger_weber"), **options)
+    atoms = silicon(1)
+    atoms.calc = calculator
+    energy = atoms.get_potential_energy()
+    copied = copy.deepcopy(calculator)
+    assert copied.loaded is calculator.loaded, "the model is not loaded twice"
+    assert copied.provider is not calculator.provider
+    for made in (pickle.loads(pickle.dumps(calculator)), copied):
+        assert made.todict() == calculator.todict()
+        fresh = silicon(1)
+        fresh.calc = made
+        assert fresh.get_potential_energy() == pytest.approx(energy, rel=SAME_ENERGY)
+        assert "forces" not in made.results
 
 
 def test_set_is_refused(calculator: BridgeCalculator) -> None:
@@ -249,6 +279,24 @@ def test_batch_equals_single(model_file: ModelFile) -> None:
         if "stress" in result:
             assert np.abs(result["stress"] - atoms.get_stress()).max() < SAME_FORCE
     assert calculator.evaluate([]) == []
+    # any iterables, a name alone, and one structure alone
+    again = calculator.evaluate(iter(frames), (name for name in names))
+    assert [set(a) for a in again] == [set(b) for b in together]
+    (alone,) = calculator.evaluate(frames[0], "energy")
+    assert alone["energy"] == pytest.approx(together[0]["energy"], rel=SAME_ENERGY)
+
+
+def test_batch_names_the_structure_at_fault(model_file: ModelFile) -> None:
+    calculator = BridgeCalculator(model_file("stillinger_weber"))
+    with pytest.raises(BridgeError, match="system 1"):
+        calculator.evaluate([silicon(1), ase.Atoms(), silicon(1)])
+
+
+def test_positions_of_integers(calculator: BridgeCalculator) -> None:
+    atoms = ase.Atoms("Si2", positions=np.array([[0, 0, 0], [0, 0, 3]]))
+    atoms.arrays["positions"] = atoms.positions.astype(int)
+    atoms.calc = calculator
+    assert np.isfinite(atoms.get_potential_energy())
 
 
 @pytest.mark.parametrize("per_atom", [False, True])

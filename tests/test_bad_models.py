@@ -142,7 +142,7 @@ def test_non_conservative(reader: Callable) -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan"), "0.1", [], np.ones(2)])
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan"), 10**400, "0.1", [], np.ones(2)])
 def test_uncertainty_threshold(reader: Callable, threshold: Any) -> None:
     with refused(e.ConfigurationError, "a positive energy in eV, or None"):
         reader(zoo_file("uncertain"), uncertainty_threshold=threshold)
@@ -172,12 +172,12 @@ def test_gradient_units_and_skin() -> None:
     for units in ("metal", ("nm", "eV"), 5, np.ones(2)):
         with refused(e.ConfigurationError, "alchemi_bridge.Units"):
             MetatomicForceProvider(path, units=units)
-    for skin in (-1.0, float("nan"), float("inf"), "2", None, np.ones(2)):
+    for skin in (-1.0, float("nan"), float("inf"), 10**400, "2", None, np.ones(2)):
         with refused(e.ConfigurationError, "skin"):
             Search(skin)
         with refused(e.ConfigurationError, "skin"):
             BridgeCalculator(path, neighbor_skin=skin)
-    for reach in (-1.0, float("nan"), float("inf"), "5", None):
+    for reach in (-1.0, float("nan"), float("inf"), 10**400, "5", None):
         for kind in (HalfPairs, FullPairs):
             with refused(e.ConfigurationError, "reach"):
                 kind(None, None, None, reach)

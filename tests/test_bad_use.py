@@ -141,7 +141,7 @@ def test_set_and_todict(calculator: BridgeCalculator) -> None:
     assert BridgeCalculator.fromdict(json.loads(json.dumps(calculator.todict()))).loaded
     in_memory = BridgeCalculator(load_model(zoo_file("pair")).module)
     with refused(e.ProtocolError, "a model in memory"):
-        in_memory.todict()
+        BridgeCalculator.fromdict(in_memory.todict())
 
 
 def test_run_model(calculator: BridgeCalculator) -> None:

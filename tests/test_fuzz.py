@@ -62,7 +62,7 @@ MEMORY = 1.5 * 2**30  # bytes
 
 #: Examples of each test; their sum is 2000.
 EXAMPLES = {"steps": 900, "lists": 400, "options": 300, "ase": 200, "files": 200}
-LONGER = 20  # times as many in the slow profile
+LONGER = 10  # times as many in the slow profile
 
 seen: Counter[str] = Counter()
 

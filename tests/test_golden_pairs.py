@@ -214,7 +214,6 @@ def test_candidates_of_a_list(golden: Golden, kind: object) -> None:
         n_atoms=len(golden.positions),
         device=torch.device("cpu"),
         reach=golden.cutoff,
-        check_unique=True,
     )
     rows = torch.cat([found.samples, found.reversed_samples]).numpy()
     assert brute_force.keys(rows) == golden.all_pairs(golden.cutoff).keys()
@@ -226,7 +225,7 @@ def test_blocks_of_a_step(golden: Golden, way: str) -> None:
     """Also without atoms, where a provider does not ask the model."""
     loaded = echo.loaded(golden.request)
     geometry = Geometry(loaded, n_atoms=len(golden.positions), subset=None, length=1.0)
-    geometry.set_pairs(ways_in(golden)[way], golden.cell, check_unique=True)
+    geometry.set_pairs(ways_in(golden)[way], golden.cell)
     (pairs,) = geometry.step(torch.from_numpy(golden.positions), None).pairs
     block = neighbor_block(pairs, pairs.vectors)
     require_metadata(block, torch.float64)

@@ -141,7 +141,7 @@ def test_lists_of_random_systems(
     positions, cell, reach = system
     n_atoms = len(positions)
     expected = oracle(positions, cell, reach)
-    found = decoded(kind(expected, reach), n_atoms, check_unique=True)
+    found = decoded(kind(expected, reach), n_atoms)
     require_invariants(found)
     assert brute_force.keys(rows(found)) == expected.keys()
 
@@ -333,7 +333,7 @@ def test_without_shifts() -> None:
 @pytest.mark.parametrize("kind", [HalfPairs, FullPairs])
 @pytest.mark.parametrize("n_atoms", [0, 3])
 def test_empty_list(kind: type, n_atoms: int) -> None:
-    found = decoded(numpy_pairs(kind, []), n_atoms, check_unique=True)
+    found = decoded(numpy_pairs(kind, []), n_atoms)
     require_invariants(found)
     assert (len(found), found.n_atoms) == (0, n_atoms)
 
@@ -406,7 +406,7 @@ def test_full_list_without_a_reverse(samples: list) -> None:
 )
 def test_repeated_pairs(kind: type, samples: list) -> None:
     pairs = numpy_pairs(kind, samples)
-    error = refused(PairListError, lambda: decoded(pairs, 3, check_unique=True))
+    error = refused(PairListError, lambda: decoded(pairs, 3))
     assert "more than once" in error.got
 
 
@@ -501,14 +501,13 @@ def test_decode_on_cuda(kind: Callable, subset: list[int] | None) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     pairs = kind(expected, 4.0)
     chosen = None if subset is None else torch.tensor(subset)
-    host = decoded(pairs, len(positions), subset=chosen, check_unique=True)
+    host = decoded(pairs, len(positions), subset=chosen)
     found = decode(
         to_cuda(pairs),
         n_atoms=len(positions),
         device=device,
         reach=4.0,
         subset=None if chosen is None else chosen.to(device),
-        check_unique=True,
     )
     require_invariants(found)
     for name in ("first", "second", "shifts"):

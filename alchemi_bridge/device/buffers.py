@@ -21,6 +21,7 @@ from alchemi_bridge.errors import (
     DeviceMismatchError,
     DtypeError,
     ShapeError,
+    first_line,
 )
 
 #: dtypes that a buffer may hold, with NumPy's type string of each
@@ -157,7 +158,7 @@ class DeviceBuffer:
             raise BufferAccessError(
                 name,
                 expected="an array whose DLPack export torch can read",
-                got=f"{type(source).__name__}: {_first_line(error)}",
+                got=f"{type(source).__name__}: {first_line(error)}",
                 fix="hand over a contiguous array on a device that torch sees",
             ) from error
         return cls(_checked(tensor, name), owner=source, writable=not inspected.read_only)
@@ -194,7 +195,7 @@ class DeviceBuffer:
             raise BufferAccessError(
                 name,
                 expected="memory of a CUDA device that this process can use",
-                got=_first_line(error),
+                got=first_line(error),
                 fix="check that torch sees the device (alchemi-bridge doctor)",
             ) from error
         if tensor.data_ptr() != pointer and tensor.numel() > 0:
@@ -309,7 +310,8 @@ class DeviceBuffer:
         ``None`` in ``shape`` stands for any extent. Raises :class:`ShapeError`,
         :class:`DtypeError`, :class:`DeviceMismatchError` or :class:`BufferAccessError`.
         """
-        wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+        extents = ", ".join("any" if n is None else str(n) for n in shape)
+        wanted = f"({extents}{',' * (len(shape) == 1)})"
         fits = len(shape) == len(self.shape) and all(
             n is None or n == m for n, m in zip(shape, self.shape, strict=True)
         )
@@ -318,7 +320,7 @@ class DeviceBuffer:
                 name,
                 expected=f"shape {wanted}",
                 got=f"shape {self.shape}",
-                fix="hand over one row per atom that was set with set_atoms",
+                fix="hand over an array of this shape; n_atoms is what was set with set_atoms",
             )
         if self.dtype not in dtypes:
             raise DtypeError(
@@ -396,10 +398,6 @@ def _no_device(name: str, got: str) -> DeviceMismatchError:
         got=f"memory of {got}",
         fix="check with 'alchemi-bridge doctor' which devices torch sees",
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
 
 
 def _dtype_error(name: str, got: str) -> DtypeError:

@@ -168,24 +168,41 @@ class BridgeCalculator(Calculator):
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Keywords that make this calculator again, as plain data (see :meth:`fromdict`).
 
-        Raises
-        ------
-        ProtocolError
-            If the model was handed over in memory: there is no file to name.
+        ``model`` is ``None`` for a model that was handed over in memory: ASE writes this into its
+        trajectories and databases, where it is a description, not a way back.
         """
-        if self.parameters["model"] is None:
-            raise ProtocolError(
-                "todict",
-                expected="a calculator that was made from a model file",
-                got="a model in memory",
-                fix="save the model and pass its path",
-            )
         return dict(self.parameters)
 
     @classmethod
     def fromdict(cls, data: Mapping[str, Any]) -> BridgeCalculator:
-        """Make the calculator that :meth:`todict` described."""
+        """Make the calculator that :meth:`todict` described.
+
+        Raises
+        ------
+        ProtocolError
+            If its model was handed over in memory: there is no file to load.
+        """
+        if data.get("model") is None:
+            raise ProtocolError(
+                "description of a calculator",
+                expected="one that was made from a model file",
+                got="a model in memory",
+                fix="save the model and pass its path",
+            )
         return cls(**data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its keywords: a loaded model can not be, its path can."""
+        return BridgeCalculator.fromdict, (self.todict(),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BridgeCalculator:
+        """A calculator of its own, with its own pair list, on the same loaded model."""
+        keywords = {**self.parameters, "model": self.loaded}
+        # these belong to loading, which is done
+        keywords.update(extensions_directory=None, sha256=None, device=None)
+        made = BridgeCalculator(**keywords)
+        made.parameters.update(self.parameters)
+        return made
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
         """Refused: the parameters belong to the loaded model. Make a new calculator."""
@@ -324,14 +341,16 @@ class BridgeCalculator(Calculator):
             self._pbc = pbc
 
     def _positions(self, atoms: ase.Atoms) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(atoms.positions)).to(self.loaded.device)
+        # float64 even where somebody put an array of integers in
+        positions = np.ascontiguousarray(atoms.positions, dtype=np.float64)
+        return torch.from_numpy(positions).to(self.loaded.device)
 
     # --- several structures at once ------------------------------------------------------------
 
     def evaluate(
         self,
-        structures: Sequence[ase.Atoms],
-        properties: Iterable[str] = ("energy", "forces", "stress"),
+        structures: ase.Atoms | Iterable[ase.Atoms],
+        properties: str | Iterable[str] = ("energy", "forces", "stress"),
     ) -> list[dict[str, Any]]:
         """Evaluate the model once on several structures.
 
@@ -346,21 +365,24 @@ class BridgeCalculator(Calculator):
         Returns
         -------
         list of dict
-            Per structure: ``energy``, ``free_energy`` (float), ``forces`` (n, 3), ``stress`` (6,)
-            Voigt, ``energies`` (n,), as asked for, and ``uncertainty`` (n,) if the model has it.
-            The results of the calculator itself are left alone.
+            Per structure at least what was asked for of ``energy``, ``free_energy`` (float, eV),
+            ``forces`` (n, 3) eV/Å, ``stress`` (6,) Voigt eV/Å^3, ``energies`` (n,) eV; the energy
+            comes with any of them, and ``uncertainty`` (n,) eV with it if the model has it. The
+            results of the calculator itself are left alone.
         """
+        structures = _as_list(structures)
+        asked = {properties} if isinstance(properties, str) else set(properties)
         periodic = [all(s.pbc) for s in structures]
         merged: dict[int, dict[str, Any]] = {}
         for flag in (True, False):
             group = [k for k, p in enumerate(periodic) if p is flag]
-            names = set(properties) if flag else set(properties) - {"stress"}
+            names = asked if flag else asked - {"stress"}
             if not group:
                 continue
             wanted = self._wanted(names, flag) if names else Wanted(False, False)
             chosen = [structures[k] for k in group]
             found, _ = evaluate_structures(
-                self.provider, [self._structure(s) for s in chosen], wanted
+                self.provider, [self._structure(s) for s in chosen], wanted, numbers=group
             )
             for k, result, atoms in zip(group, found, chosen, strict=True):
                 merged[k] = ase_results(result, atoms)
@@ -443,5 +465,5 @@ class BridgeCalculator(Calculator):
         )
 
 
-def _as_list(atoms: ase.Atoms | Sequence[ase.Atoms]) -> list[ase.Atoms]:
+def _as_list(atoms: ase.Atoms | Iterable[ase.Atoms]) -> list[ase.Atoms]:
     return [atoms] if isinstance(atoms, ase.Atoms) else list(atoms)

@@ -10,7 +10,7 @@ import torch
 from metatensor.torch import Labels, TensorMap
 from metatomic.torch import ModelEvaluationOptions, ModelOutput
 
-from alchemi_bridge.errors import EvaluationError, UnsupportedOutputError
+from alchemi_bridge.errors import EvaluationError, UnsupportedOutputError, last_line
 from alchemi_bridge.model.graph import Graph, Route, SystemInput, build_graph, differentiate
 from alchemi_bridge.model.load import LoadedModel
 from alchemi_bridge.model.outputs import OutputPlan, Wanted, current_name
@@ -101,7 +101,7 @@ def evaluate(
         raise EvaluationError(
             "results of the model",
             expected="blocks as metatomic describes them",
-            got=_last_line(error),
+            got=last_line(error),
             fix="check the model with check_consistency=True",
         ) from error
 
@@ -194,7 +194,7 @@ def _run(
         raise EvaluationError(
             "evaluation of the model",
             expected="results",
-            got=_last_line(error),
+            got=last_line(error),
             fix="check that the structure is one that the model was made for",
         ) from error
 
@@ -209,8 +209,3 @@ def _extra(outputs: Mapping[str, TensorMap], names: Iterable[str]) -> dict[str, 
             fix="check the model with check_consistency=True",
         )
     return {name: mts.detach(outputs[name]) for name in names}
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

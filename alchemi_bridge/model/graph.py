@@ -21,7 +21,7 @@ import torch
 from metatensor.torch import TensorMap
 from metatomic.torch import System
 
-from alchemi_bridge.errors import EvaluationError
+from alchemi_bridge.errors import EvaluationError, last_line
 from alchemi_bridge.model.load import LoadedModel
 from alchemi_bridge.neighbors import (
     RequestedPairs,
@@ -156,7 +156,7 @@ def _backward(
         raise EvaluationError(
             "gradient of the model's energy",
             expected="derivatives with respect to positions and cell",
-            got=str(error).strip().split("\n")[-1] or type(error).__name__,
+            got=last_line(error),
             fix="use the model's non-conservative forces, or correct the model",
         ) from error
 

@@ -28,6 +28,7 @@ from alchemi_bridge.errors import (
     ModelLoadError,
     UnitError,
     UntrustedModelError,
+    first_line,
 )
 from alchemi_bridge.model.trust import (
     ModelRecords,
@@ -189,7 +190,7 @@ def _load_file(records: ModelRecords, extensions_directory: str | Path | None) -
         raise ModelLoadError(
             f"model file '{path}'",
             expected="a metatomic model that this version of torch and metatomic can load",
-            got=_first_line(error),
+            got=first_line(error),
             fix="export the model again, or install the versions it was exported with "
             "(alchemi-bridge inspect --records-only shows them)",
         ) from error
@@ -271,7 +272,7 @@ def _bad_description(error: BaseException) -> ModelLoadError:
     return ModelLoadError(
         "description of the model",
         expected="capabilities and requests as metatomic defines them",
-        got=_first_line(error),
+        got=first_line(error),
         fix="export the model again",
     )
 
@@ -291,8 +292,3 @@ def _own_unit(unit: str, default: str, what: str) -> str:
             fix="export the model again with a unit that metatomic knows",
         ) from error
     return unit
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__

@@ -17,6 +17,11 @@ from alchemi_bridge.pairs import Candidates
 MIN_DISTANCE_ANGSTROM = 1e-3
 
 
+#: Roundings of a coordinate on the way to a displacement: three products, two sums, two differences
+#: and as many for the deformation itself.
+ROUNDING_EPS = 16.0
+
+
 @dataclass(frozen=True, eq=False)
 class Reference:
     """Geometry for which a pair list was complete up to its reach.
@@ -24,13 +29,30 @@ class Reference:
     Attributes
     ----------
     positions
-        (n_atoms, 3) copy, in the model's length unit.
+        (n_atoms, 3) in the model's length unit, memory of our own.
     cell
         Cell of the same moment.
+    extent
+        Largest absolute coordinate; zero without atoms.
     """
 
     positions: torch.Tensor
     cell: Cell
+    extent: float
+
+    @classmethod
+    def of(cls, positions: torch.Tensor, cell: Cell) -> Reference:
+        """The reference at these positions, which the caller must not change afterwards."""
+        extent = float(positions.abs().amax()) if len(positions) else 0.0
+        return cls(positions, cell, extent)
+
+    def rounding(self, dtype: torch.dtype) -> float:
+        """How far rounding alone may seem to displace an atom.
+
+        Coordinates are taken through a 3x3 product and two differences, each of which rounds to
+        an eps of the coordinate.
+        """
+        return ROUNDING_EPS * float(torch.finfo(dtype).eps) * self.extent
 
     def allowance(self, cell: Cell, reach: float, cutoff: float) -> float:
         """How far atoms may be from where the cell's deformation alone would have put them.

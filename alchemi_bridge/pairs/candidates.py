@@ -70,7 +70,6 @@ def decode(
     device: torch.device,
     reach: float,
     subset: torch.Tensor | None = None,
-    check_unique: bool = False,
 ) -> Candidates:
     """Turn an engine's list into candidates.
 
@@ -87,8 +86,6 @@ def decode(
     subset
         (n_subset,) int64 indices of the atoms that the model sees. Pairs with any other atom are
         left out, and the candidates refer to positions in ``subset``.
-    check_unique
-        Also look for pairs that are listed twice (costs a sort).
 
     Raises
     ------
@@ -109,8 +106,7 @@ def decode(
         n_atoms = len(subset)
     merge = _one_direction if isinstance(pairs, FullPairs) else sorted_candidates
     found = merge(first, second, shifts, n_atoms=n_atoms, reach=reach)
-    if check_unique:
-        _check_unique(found)
+    _check_unique(found)
     return found
 
 

@@ -70,7 +70,7 @@ class Search:
     skin: float
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.skin, Real) and 0.0 <= self.skin < float("inf")):
+        if not _is_length(self.skin):
             raise ConfigurationError(
                 "skin",
                 expected="a length of zero or more",
@@ -82,8 +82,15 @@ class Search:
 Pairs = HalfPairs | FullPairs | Search
 
 
+def _is_length(value: object) -> bool:
+    try:
+        return isinstance(value, Real) and 0.0 <= float(value) < float("inf")
+    except OverflowError:  # an integer beyond the range of floats
+        return False
+
+
 def _check_reach(reach: float) -> None:
-    if not (isinstance(reach, Real) and 0.0 <= reach < float("inf")):
+    if not _is_length(reach):
         raise ConfigurationError(
             "reach of a pair list",
             expected="the finite distance up to which the list is complete",

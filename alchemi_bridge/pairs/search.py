@@ -26,16 +26,15 @@ MAX_NEIGHBORS = 100_000
 MAX_COORDINATE = 1e7
 
 #: Shifts are int32 in metatomic's neighbour lists: atoms must not be more cells than this away.
-MAX_SHIFT = 2**30
+MAX_SHIFT = 2**29
 
 #: vesin merges cells when there are more than 1e5 of them, in proportion; directions with a few
 #: cells then get none, and it divides by zero (a sheet of 2000 x 2000 x 5 angstrom, for example).
 VESIN_CELLS = 5e4
 VESIN_LEAST_CELLS = 4.0
 
-#: Neighbouring cells that vesin may look at: with a reach of many times the extent of a molecule it
-#: looks at (reach / extent)^3 empty ones.
-VESIN_STEPS = 1e8
+#: vesin refuses cutoffs below 1e-6, and counts cells in int32: coordinate / reach has to fit.
+VESIN_LEAST_REACH = 2.0 * MAX_COORDINATE / 2**31
 
 
 def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
@@ -72,9 +71,10 @@ def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
         no_shifts = torch.empty((0, 3), dtype=torch.int64, device=device)
         return sorted_candidates(empty, empty, no_shifts, n_atoms=n_atoms, reach=reach)
     _check_extent(host, cell, reach)
-    if _suits_vesin(host, cell, reach):
+    box = _box(host, cell, reach)
+    if _suits_vesin(box, reach):
         search = vesin.NeighborList(cutoff=reach, full_list=False)
-        first, second, shifts = search.compute(host, cell.vectors, list(cell.pbc), quantities="ijS")
+        first, second, shifts = search.compute(host, box, True, quantities="ijS")
         first, second = first.astype(np.int64), second.astype(np.int64)
     else:
         first, second, shifts = find_pairs_by_tree(host, cell, reach)
@@ -87,18 +87,29 @@ def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
     )
 
 
-def _suits_vesin(positions: np.ndarray, cell: Cell, reach: float) -> bool:
+def _box(positions: np.ndarray, cell: Cell, reach: float) -> np.ndarray:
+    """Cell that is periodic in all directions, so wide in the others that no image is in reach.
+
+    vesin's own treatment of open directions takes a time that grows with the square of the number
+    of its cells (seconds for a wire in 600 x 600 angstrom of vacuum), or with that of the reach
+    over the extent of a molecule.
+    """
+    box = np.array(cell.completed)
+    extent = np.ptp(positions @ cell.inverse, axis=0)  # a length where rows are unit normals
+    for k in np.flatnonzero(~np.array(cell.pbc)):
+        box[k] *= extent[k] + 1.1 * reach
+    return box
+
+
+def _suits_vesin(box: np.ndarray, reach: float) -> bool:
     """Whether vesin's grid of cells works out; see the constants above."""
-    if reach < 1e-3:
-        return False  # vesin refuses tiny cutoffs
-    extent = np.ptp(positions @ cell.inverse, axis=0)
-    widths = np.where(cell.pbc, cell.heights, np.maximum(extent, 1.0))
+    if reach < VESIN_LEAST_REACH:
+        return False
+    widths = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)
     cells = np.maximum(np.trunc(widths / reach), 1.0)
     total = math.prod(cells)
-    if total > VESIN_CELLS:
-        merged = cells * (VESIN_CELLS / total) ** (1.0 / 3.0)
-        return bool(merged.min() >= VESIN_LEAST_CELLS)
-    return math.prod(2.0 * np.ceil(reach * cells / widths) + 1.0) * total <= VESIN_STEPS
+    merged = cells * min(1.0, (VESIN_CELLS / total) ** (1.0 / 3.0))
+    return bool(total <= VESIN_CELLS or merged.min() >= VESIN_LEAST_CELLS)
 
 
 def _check_extent(positions: np.ndarray, cell: Cell, reach: float) -> None:
