@@ -53,7 +53,16 @@ class Structure:
 class StructureResult:
     """Results of one system in the provider's units, float64, on the provider's device.
 
-    Quantities that were not wanted are ``None``. ``uncertainty`` is per atom, an energy.
+    Attributes
+    ----------
+    energy
+        Scalar tensor. ``None``, here and below, for what was not wanted or the model lacks.
+    forces
+        (n_atoms, 3).
+    virial
+        (3, 3) dE/d(strain), symmetric, tensile positive; an energy.
+    energies, uncertainty
+        (n_atoms,) energy of each atom, and its uncertainty.
     """
 
     energy: torch.Tensor | None

@@ -18,6 +18,7 @@ from alchemi_bridge.model import OutputPlan
 
 
 def check_selection(selected: Labels | None, sizes: Sequence[int]) -> None:
+    """Raise :class:`InputError` unless all ``["system", "atom"]`` are in systems of these sizes."""
     if selected is None:
         return
     is_labels = isinstance(selected, torch.ScriptObject) and hasattr(selected, "names")
@@ -40,6 +41,7 @@ def check_selection(selected: Labels | None, sizes: Sequence[int]) -> None:
 
 
 def properties_of(plan: OutputPlan) -> list[str]:
+    """ASE's names of what can be made from the outputs of a plan."""
     names = []
     if plan.energy is not None:
         names += ["energy", "free_energy"]
@@ -53,6 +55,7 @@ def properties_of(plan: OutputPlan) -> list[str]:
 
 
 def ase_results(found: StructureResult, atoms: ase.Atoms) -> dict[str, Any]:
+    """Results as ASE wants them: eV, eV/Å; the stress as (6,) Voigt, xx yy zz yz xz xy, eV/Å^3."""
     results: dict[str, Any] = {}
     if found.energy is not None:
         results["energy"] = results["free_energy"] = as_float(found.energy)

@@ -72,7 +72,17 @@ class SystemInput:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Inputs of one system as the model gets them, and the leaves to differentiate by."""
+    """Inputs of one system as the model gets them, and the leaves to differentiate by.
+
+    Attributes
+    ----------
+    system
+        What the model is given.
+    positions, cell, vectors
+        Leaves: (n_atoms, 3), (3, 3), and (n_rows, 3) for each of the model's requests.
+    strain
+        (3, 3) leaf of the other route, which replaces ``cell`` and ``vectors``; else ``None``.
+    """
 
     system: System
     positions: torch.Tensor
@@ -127,6 +137,7 @@ class Gradient:
         self.vectors = found[2:]
 
     def add_forces(self, source: SystemInput, forces: torch.Tensor) -> None:
+        """Add to ``forces``, (n_atoms, 3) in the model's units, in place."""
         if self.positions is not None:
             forces -= self.positions
         for pairs, gradient in zip(source.pairs, self.vectors, strict=False):
@@ -134,6 +145,7 @@ class Gradient:
                 sum_over_pairs(pairs, gradient, forces)
 
     def virial(self, source: SystemInput) -> torch.Tensor:
+        """(3, 3) dE/d(strain), not symmetrised."""
         if self.strain is not None:
             return self.strain
         total = torch.zeros_like(source.cell)

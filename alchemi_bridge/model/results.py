@@ -33,12 +33,14 @@ class Results:
         return self._block(self.plan.energy, (1,)).values
 
     def energy(self) -> torch.Tensor:
+        """(n_systems,) float64, detached."""
         block = self._block(self.plan.energy, (1,))
         values = block.values.detach().squeeze(1).double()
         total = torch.zeros(len(self.systems), dtype=torch.float64, device=values.device)
         return total.index_add_(0, block.samples.column("system").to(torch.int64), values)
 
     def per_atom(self, name: str | None, shape: tuple[int, ...] = (1,)) -> torch.Tensor:
+        """(n_atoms, *shape without its last axis) of an output, zero for atoms not selected."""
         block = self._block(name, shape)
         values = block.values.detach().squeeze(-1)
         n_atoms = self.offsets[-1]
