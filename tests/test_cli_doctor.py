@@ -41,7 +41,7 @@ def test_healthy(cli: Cli) -> None:
 def test_text(cli: Cli) -> None:
     run = cli("doctor", "--no-parity")
     assert run.status == 0
-    for words in ("metatomic-torch", "tested", "CPU", "MPI", "kernels", "healthy"):
+    for words in ("metatomic-torch", "accepted", "CPU", "MPI", "kernels", "healthy"):
         assert words in run.stdout
     assert "parity" not in run.stdout
 
@@ -54,7 +54,7 @@ def test_as_user() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "tested", "status"),
+    ("version", "accepted", "status"),
     [
         ("1.5.0", ">=1.4,<2", "ok"),
         ("2.13.0+cpu", ">=2.13,<2.15", "ok"),
@@ -65,8 +65,8 @@ def test_as_user() -> None:
         ("1.0", "", "ok"),
     ],
 )
-def test_ranges(version: str, tested: str, status: str) -> None:
-    assert environment._status(version, tested) == status
+def test_ranges(version: str, accepted: str, status: str) -> None:
+    assert environment._status(version, accepted) == status
 
 
 def test_ranges_are_those_of_the_project_file() -> None:

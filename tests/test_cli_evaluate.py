@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 import zoo
 from ase.build import bulk, molecule
-from cli_runs import Cli, as_user, save, silicon, with_nan
+from cli_runs import Cli, as_user, environment, save, silicon, with_nan
 from zoo_parts import MEMBERS, UNCERTAINTY
 
 from alchemi_bridge.engines.ase import BridgeCalculator
@@ -173,7 +176,9 @@ def test_variants(cli: Cli, tmp_path: Path) -> None:
     plain = cli("evaluate", model, path, *options).document["frames"][0]
     pbe = cli("evaluate", model, path, *options, "--variant", "pbe").document["frames"][0]
     assert pbe["energy_eV"] == pytest.approx(2 * plain["energy_eV"], rel=SAME_ENERGY)
-    cli("evaluate", model, path, *options, "--variant", "lda").failed_with("lda", "pbe")
+    run = cli("evaluate", model, path, *options, "--variant", "lda")
+    run.failed_with("lda", "pbe", "--variant energy=NAME")
+    assert "variants=" not in run.stderr
 
 
 def test_text(cli: Cli, model: Path, tmp_path: Path) -> None:
@@ -207,8 +212,57 @@ def test_bad_frame_is_named_and_the_others_are_kept(
 ) -> None:
     path = save(tmp_path / "si.xyz", silicon(), with_nan(silicon()), silicon())
     run = cli("evaluate", model, path, "--batch", batch, "--json")
-    run.failed_with("frame 1", "finite")
-    assert len(ase.io.read(tmp_path / "si.evaluated.extxyz", ":")) == 1
+    partial = tmp_path / "si.evaluated.extxyz.partial"
+    run.failed_with("frame 1", "finite", f"'{partial}'")
+    assert len(ase.io.read(partial, ":", format="extxyz")) == 1
+    # the corrected file needs no --force, and nothing unfinished is left behind
+    output = tmp_path / "si.evaluated.extxyz"
+    assert not output.exists()
+    save(path, silicon(), silicon())
+    assert cli("evaluate", model, path, "--batch", batch).status == 0
+    assert len(ase.io.read(output, ":")) == 2
+    assert not partial.exists()
+
+
+def test_failure_keeps_the_outputs_of_an_earlier_run(cli: Cli, model: Path, tmp_path: Path) -> None:
+    good = save(tmp_path / "good.xyz", silicon())
+    bad = save(tmp_path / "bad.xyz", with_nan(silicon()))
+    output = tmp_path / "good.evaluated.extxyz"
+    output.write_text("precious")
+    cli("evaluate", model, good, bad, "--force").failed_with("bad.xyz", f"'{output}.partial'")
+    assert output.read_text() == "precious"
+    assert not (tmp_path / "bad.evaluated.extxyz").exists()
+
+
+def test_a_linked_output_stays_a_link(cli: Cli, model: Path, tmp_path: Path) -> None:
+    path = save(tmp_path / "si.xyz", silicon())
+    target, link = tmp_path / "target.extxyz", tmp_path / "link.extxyz"
+    target.write_text("old")
+    link.symlink_to(target)
+    assert cli("evaluate", model, path, "-o", link, "--force").status == 0
+    assert link.is_symlink()
+    assert len(ase.io.read(target, ":")) == 1
+
+
+@pytest.mark.parametrize("structure", [".", "", "/"])
+def test_structure_without_a_name(cli: Cli, model: Path, structure: str) -> None:
+    cli("evaluate", model, structure).failed_with("directory")
+
+
+def test_outputs_that_are_no_files(
+    cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "si.xyz", silicon())
+    monkeypatch.chdir(tmp_path)
+    cli("evaluate", model, path, "-o", "-").failed_with("standard output")
+    cli("evaluate", model, path, "-o", tmp_path, "--force").failed_with("folder")
+    cli("evaluate", model, path, "-o", "/dev/null", "--force").failed_with("regular file")
+    # a structure whose name the unfinished output would take
+    ase.io.write("POSCAR.partial", silicon(), format="vasp")
+    before = Path("POSCAR.partial").read_bytes()
+    cli("evaluate", model, "POSCAR.partial", "-o", "POSCAR").failed_with("another file")
+    assert Path("POSCAR.partial").read_bytes() == before
+    assert not [entry.name for entry in tmp_path.glob("*.extxyz*")]
 
 
 def test_bad_structures(cli: Cli, model: Path, tmp_path: Path) -> None:
@@ -234,6 +288,7 @@ def test_bad_options(cli: Cli, model: Path, frames: Path, tmp_path: Path) -> Non
     cli("evaluate", model, frames, "--sha256", "0" * 64).failed_with("SHA-256")
     cli("evaluate", model, frames, "--non-conservative", "forces").failed_with("lacks")
     cli("evaluate", model, frames, "--device", "nonsense").failed_with("nonsense")
+    cli("evaluate", model, frames, "--threads", "99999999999").failed_with("--threads")
     model = zoo.save(zoo.per_system_only(), tmp_path, "whole")
     cli("evaluate", model, frames, "--energies").failed_with("--energies")
     assert not frames.with_name("si.evaluated.extxyz").exists()
@@ -243,6 +298,37 @@ def test_unwritable_output(cli: Cli, model: Path, frames: Path, tmp_path: Path) 
     run = cli("evaluate", model, frames, "-o", tmp_path / "missing" / "out.extxyz")
     assert run.status == 2
     assert run.stderr.startswith("error: ")
+
+
+def test_a_batch_without_bound(cli: Cli, model: Path, frames: Path) -> None:
+    assert cli("evaluate", model, frames, "--batch", 10**30).status == 0
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        (">&-", "standard output is closed"),
+        (">&- 2>&-", ""),
+        (">/dev/full", "No space left"),
+    ],
+)
+def test_stdout_that_takes_nothing(
+    model: Path, frames: Path, redirection: str, message: str
+) -> None:
+    words = [sys.executable, "-m", "alchemi_bridge.cli.main", "evaluate", model, frames, "--json"]
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.join(map(str, words))} {redirection}"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env=environment(),
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("error: ") == bool(message)
 
 
 def test_as_user(model: Path, frames: Path) -> None:

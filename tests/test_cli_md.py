@@ -179,8 +179,27 @@ def test_velocities_of_the_file_are_kept(cli: Cli, model: Path, tmp_path: Path) 
     assert cli(*run).status == 0
     start = frames(tmp_path / "hot.nve.extxyz")[0]
     assert np.array_equal(start.get_momenta(), atoms.get_momenta())
+    # a temperature that would not be used is refused, not ignored
+    cli(*run, "--temperature", 100).failed_with("--temperature", "--new-velocities", "450.0 K")
     assert cli(*run, "--new-velocities", "--temperature", 100).status == 0
     assert frames(tmp_path / "hot.nve.extxyz")[0].get_temperature() == pytest.approx(100)
+
+
+def test_langevin_keeps_velocities_and_has_a_temperature(
+    cli: Cli, model: Path, tmp_path: Path
+) -> None:
+    atoms = silicon(1)
+    draw_velocities(atoms, 450.0, seed=5)
+    path = save(tmp_path / "hot.xyz", atoms)
+    options = ("--ensemble", "langevin", "--temperature", 100, "--steps", 1, "--no-plot")
+    assert cli("md", model, path, *options).status == 0
+    start = frames(tmp_path / "hot.langevin.extxyz")[0]
+    assert np.array_equal(start.get_momenta(), atoms.get_momenta())
+
+
+@pytest.mark.parametrize("structure", [".", "", "/"])
+def test_structure_without_a_name(cli: Cli, model: Path, structure: str) -> None:
+    cli("md", model, structure, "--temperature", 300).failed_with("directory")
 
 
 def test_noise_depends_on_seed_and_step_only() -> None:
@@ -216,6 +235,7 @@ def test_noise_depends_on_seed_and_step_only() -> None:
         (("--temperature", "300", "--index", "7"), "--index"),
         (("--temperature", "300", "--index", ":"), None),
         (("--temperature", "300", "--sha256", "0" * 64), "SHA-256"),
+        (("--temperature", "300", "--threads", "99999999999"), "--threads"),
         (("--temperature", "300", "--variant", "pbe"), "pbe"),
         (("--temperature", "300", "--non-conservative", "forces"), "lacks"),
     ],

@@ -252,8 +252,45 @@ def test_bad_input_exits_with_2_and_a_message(
 def test_an_output_folder_that_can_not_be_made_is_an_error(
     capsys: pytest.CaptureFixture[str], argon: Path
 ) -> None:
-    assert main(["parity", "--case", "one-atom", "--output", f"{argon}/report"]) == 2
-    assert "error: Not a directory" in capsys.readouterr().err
+    before = argon.read_bytes()
+    for option, folder in (("--output", argon), ("-o", argon), ("-o", f"{argon}/report")):
+        assert main(["parity", "--case", "one-atom", option, str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert f"error: --output '{folder}': expected a folder" in error
+    assert argon.read_bytes() == before
+
+
+def test_short_option_of_the_output_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "report"
+    chosen = ["--case", "one-atom", "--path", "bridge-cpu", "-o", str(folder)]
+    assert main(["parity", *chosen, *QUICK]) == 0
+    assert (folder / "parity.json").is_file()
+
+
+def test_too_many_threads_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["parity", "--case", "one-atom", "--threads", "99999999999"]) == 2
+    assert f"error: --threads: expected at most {options.MAX_THREADS}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("index", "named"), [(":", "frame 2:"), ("1:", "frame 1 of those at index '1:':")]
+)
+def test_the_frame_at_fault_is_named(
+    index: str,
+    named: str,
+    tmp_path: Path,
+    model_file: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    good, bad = bulk("Ar", "fcc", a=5.3), bulk("Ar", "fcc", a=5.3)
+    bad.positions[0, 0] = np.nan
+    file = tmp_path / "ar.xyz"
+    write(file, [good, good, bad, good])
+    model = str(model_file("lennard-jones"))
+    assert main(["parity", model, str(file), "--index", index, *QUICK]) == 2
+    error = capsys.readouterr().err
+    assert f"error: '{file}', {named} " in error
+    assert "finite" in error
 
 
 # --- the frame ------------------------------------------------------------------------------------

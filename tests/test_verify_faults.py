@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 import verify_models as models
 import zoo
 from ase import Atoms
@@ -14,7 +15,9 @@ from metatomic.torch import AtomisticModel
 from verify_models import broken
 
 from alchemi_bridge.provider import MetatomicForceProvider
-from alchemi_bridge.verify import CHECKS, Report, Status, verify
+from alchemi_bridge.verify import CHECKS, Measure, Report, Status, verify
+from alchemi_bridge.verify.check import conclude
+from alchemi_bridge.verify.machine import judge_repetitions
 
 #: Jumps are bisected down to 1e-10 Å, over which the potential changes by less than 1e-9.
 JUMP_ACCURACY = 1e-8
@@ -103,7 +106,6 @@ BY_DESIGN: dict[str, tuple[Callable[[], AtomisticModel], set[str]]] = {
     ),
     "anisotropic": (lambda: broken(models.Shapes("anisotropic")), {"rotation", "net-torque"}),
     "chiral": (lambda: broken(models.Chiral()), {"inversion"}),
-    "differs in the last bits": (lambda: broken(models.Flickering(1e-14)), {"repeatability"}),
 }
 
 
@@ -154,13 +156,36 @@ def test_a_force_that_jumps_is_a_warning_with_its_number(silicon: Atoms) -> None
 
 
 @pytest.mark.parametrize(
-    "make_model", [zoo.random, lambda: broken(models.Flickering(1e-3))], ids=["random", "flickers"]
+    "make_model",
+    [
+        zoo.random,
+        lambda: broken(models.Flickering(1e-3)),
+        # on a CPU nothing excuses even the last bit
+        lambda: broken(models.Flickering(1e-14)),
+    ],
+    ids=["random", "flickers", "last-bits"],
 )
 def test_other_numbers_each_time_fail(
     make_model: Callable[[], AtomisticModel], silicon: Atoms
 ) -> None:
     report = verify(make_model(), silicon, checks=["repeatability"])
     assert failed(report) == {"repeatability"}
+    outcome = report.outcome("repeatability")
+    assert outcome.value > 0.0
+    assert outcome.value > outcome.tolerance
+
+
+def test_rounding_between_repetitions_is_excused_on_a_gpu_only() -> None:
+    def status(value: float, device: str) -> tuple[Status, float | None]:
+        measures = (Measure("force", value, "eV/Å", 1e-12), Measure("virial", 0.0, "eV", 1e-12))
+        found = judge_repetitions(measures, torch.device(device))
+        outcome = conclude(CHECKS["repeatability"], found, 0.0)
+        return outcome.status, outcome.tolerance
+
+    assert status(0.0, "cpu") == status(0.0, "cuda") == (Status.PASS, 0.0)
+    assert status(1e-15, "cpu") == (Status.FAIL, 0.0)
+    assert status(1e-15, "cuda") == (Status.REPORTED, 0.0)
+    assert status(1e-3, "cpu") == status(1e-3, "cuda") == (Status.FAIL, 1e-12)
 
 
 def test_wrong_conversion_of_units_is_caught(

@@ -22,7 +22,7 @@ PARITY_PATHS = ("oracle", "bridge-cpu", "bridge-cuda")
 _EPILOG = """\
 exit status: 0 healthy, 1 something is off: a package that is needed is missing, an installed one
 can not be imported, MPI can not be initialised, or the parity run failed. A version outside the
-tested range is a warning; an optional package that is not installed is neither.
+accepted range is a warning; an optional package that is not installed is neither.
 """
 
 
@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
     parser = add_command(
         subparsers,
         "doctor",
-        description="Check versions against the tested range, devices, MPI and native code, and"
+        description="Check versions against the accepted range, devices, MPI and native code, and"
         " compare the bridge with an independent computation.",
         parents=[json_option()],
         epilog=_EPILOG,
@@ -79,13 +79,14 @@ def _package_problems(packages: list) -> list[str]:
         if package.status == "broken":
             problems.append(f"{package.name} can not be imported: {package.detail}")
         elif package.status == "missing" and package.extra is None:
-            problems.append(f"{package.name} is not installed (needed: {package.tested})")
+            problems.append(f"{package.name} is not installed (needed: {package.accepted})")
     return problems
 
 
 def _warnings(document: dict[str, Any]) -> list[str]:
     warnings = [
-        f"{package['name']} {package['version']} is outside the tested range {package['tested']}"
+        f"{package['name']} {package['version']} is outside the accepted range"
+        f" {package['accepted']}"
         for package in document["packages"]
         if package["status"] == "untested"
     ]
@@ -153,14 +154,14 @@ def _print(document: dict[str, Any]) -> None:
 
     console = stdout_console()
     table = Table(title=f"alchemi-bridge {document['alchemi_bridge']}", title_justify="left")
-    for column in ("package", "installed", "tested", "needed for", "status"):
+    for column in ("package", "installed", "accepted", "needed for", "status"):
         table.add_column(column)
     for package in document["packages"]:
         status = package["status"]
         table.add_row(
             package["name"],
             package["version"] or "-",
-            package["tested"],
+            package["accepted"],
             f"[{package['extra']}]".replace("[", "\\[") if package["extra"] else "everything",
             f"[{_COLOURS[status]}]{status}[/]",
         )

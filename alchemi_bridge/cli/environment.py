@@ -1,8 +1,8 @@
-"""What this machine offers: packages against their tested range, devices, MPI, compilers.
+"""What this machine offers: packages against their accepted range, devices, MPI, compilers.
 
-The tested ranges stand in one place, the package's own metadata (``pyproject.toml``). What loads an
-MPI or a CUDA library is imported in a process of its own, with a time limit: a broken one may hang
-or crash, and that is a finding, not a reason to fail with it.
+The accepted ranges stand in one place, the package's own metadata (``pyproject.toml``). What loads
+an MPI or a CUDA library is imported in a process of its own, with a time limit: a broken one may
+hang or crash, and that is a finding, not a reason to fail with it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Package:
         Of the distribution.
     version
         What is installed; None if nothing is.
-    tested
+    accepted
         Version specifier that the tests cover.
     extra
         The extra that brings it; None for those that are always needed.
@@ -74,7 +74,7 @@ class Package:
 
     name: str
     version: str | None
-    tested: str
+    accepted: str
     extra: str | None
     status: str
     detail: str = ""
@@ -132,14 +132,14 @@ def _requirements(lines: Sequence[str]) -> Iterator[tuple[Requirement, str | Non
 def _package(requirement: Requirement, extra: str | None) -> Package:
     name = requirement.name
     # ">=" before "<"
-    tested = ",".join(sorted(map(str, requirement.specifier), reverse=True))
+    accepted = ",".join(sorted(map(str, requirement.specifier), reverse=True))
     module = _MODULES.get(name, name.replace("-", "_"))
     version = _version(name)
     if version is None:
-        return Package(name, None, tested, extra, MISSING)
+        return Package(name, None, accepted, extra, MISSING)
     error = "" if module is None else import_error(module, isolated=extra in _ISOLATED)
-    status = BROKEN if error else _status(version, tested)
-    return Package(name, version, tested, extra, status, error)
+    status = BROKEN if error else _status(version, accepted)
+    return Package(name, version, accepted, extra, status, error)
 
 
 def _version(distribution: str) -> str | None:
@@ -149,9 +149,9 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _status(version: str, tested: str) -> str:
+def _status(version: str, accepted: str) -> str:
     try:
-        inside = SpecifierSet(tested).contains(Version(version), prereleases=True)
+        inside = SpecifierSet(accepted).contains(Version(version), prereleases=True)
     except (InvalidSpecifier, InvalidVersion):
         return UNTESTED
     return OK if inside else UNTESTED

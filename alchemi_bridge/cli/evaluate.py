@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from alchemi_bridge.cli.console import print_json, print_table, progress, stdout_console
+from alchemi_bridge.cli.console import LOGGER, print_json, print_table, progress, stdout_console
 from alchemi_bridge.cli.options import (
     add_command,
     apply_threads,
@@ -34,7 +36,10 @@ forces and (periodic in all directions) stress, which ASE reads back as results 
 energy_uncertainty and energy_ensemble if the model has them; further outputs under their names with
 everything but letters and digits replaced by '_' (zoo::x becomes zoo_x).
 
-exit status: 0 done, 2 bad input; frames before the one at fault are in the output.
+The output is written to a file with .partial behind its name, which is renamed when all frames are
+done. If one fails, the .partial file stays, with the frames before it; another run overwrites it.
+
+exit status: 0 done, 2 bad input.
 """
 
 
@@ -85,19 +90,26 @@ def run(args: argparse.Namespace) -> int:
     from alchemi_bridge.cli.evaluate_frames import Evaluator
     from alchemi_bridge.cli.structures import read_structures
 
-    outputs = _output_files(args)
     # missing and unknown files show before the model is loaded, not after a thousand frames
     for structure in args.structures:
         read_structures(structure, args.index)
+    outputs = _output_files(args)
     apply_threads(args)
     evaluator = Evaluator(args.model, calculator_options(args), args.energies, args.output_name)
     began = time.perf_counter()
     rows: list[dict[str, Any]] = []
     with _Writer() as writer:
-        for structure, output in zip(args.structures, outputs, strict=True):
-            for result in _results(args, evaluator, Path(structure)):
-                writer.write(output, result)
-                rows.append(result.summary)
+        try:
+            for structure, output in zip(args.structures, outputs, strict=True):
+                for result in _results(args, evaluator, Path(structure)):
+                    writer.write(output, result)
+                    rows.append(result.summary)
+        except BridgeError as error:
+            if not rows:
+                raise
+            fix = f"{error.fix}; what was done before is in {writer.partial_files}"
+            kind = type(error)
+            raise kind(error.what, expected=error.expected, got=error.got, fix=fix) from error
     seconds = time.perf_counter() - began
     document = {
         "model": args.model,
@@ -116,6 +128,13 @@ def run(args: argparse.Namespace) -> int:
 def _output_files(args: argparse.Namespace) -> list[Path]:
     """Output of each structure file, checked."""
     inputs = [Path(name) for name in args.structures]
+    if args.output == "-":
+        raise ConfigurationError(
+            "--output",
+            expected="the name of a file",
+            got="'-': structures are not written to standard output",
+            fix="name a file ('./-' for one of that name); --json prints energies",
+        )
     if args.output is not None:
         outputs = [Path(args.output)] * len(inputs)
     else:
@@ -129,6 +148,13 @@ def _output_files(args: argparse.Namespace) -> list[Path]:
                 fix="pass --output FILE, or evaluate them one by one",
             )
     for path in outputs:
+        if path.exists() and not path.is_file():
+            raise ConfigurationError(
+                f"output '{path}'",
+                expected="a regular file, or none yet",
+                got="a folder" if path.is_dir() else "something that is not a regular file",
+                fix="choose another --output",
+            )
         if path.exists() and not args.force:
             raise ConfigurationError(
                 f"output '{path}'",
@@ -136,12 +162,12 @@ def _output_files(args: argparse.Namespace) -> list[Path]:
                 got="an existing file",
                 fix="pass --force to overwrite it, or another --output",
             )
-    real_inputs = {path.resolve() for path in inputs}
+    real_inputs = {os.path.realpath(path) for path in inputs}
     for path in outputs:
-        if path.resolve() in real_inputs:
+        if {os.path.realpath(path), os.path.realpath(_partial(path))} & real_inputs:
             raise ConfigurationError(
                 f"output '{path}'",
-                expected="another file than the structures",
+                expected="another file than the structures, also with .partial behind it",
                 got="a file that is to be read",
                 fix="choose another --output",
             )
@@ -159,7 +185,9 @@ def _results(args: argparse.Namespace, evaluator: Evaluator, structure: Path) ->
         total=count_frames(structure, args.index),
     )
     number = itertools.count()
-    while batch := list(itertools.islice(frames, args.batch)):
+    # islice takes no larger number
+    size = min(args.batch, sys.maxsize)
+    while batch := list(itertools.islice(frames, size)):
         numbers = [next(number) for _ in batch]
         yield from _evaluate(evaluator, structure, args.index, numbers, batch)
 
@@ -181,20 +209,37 @@ def _evaluate(
         raise type(error)(what, expected=error.expected, got=error.got, fix=error.fix) from error
 
 
+def _partial(output: Path) -> Path:
+    """Where an output is written until it is complete: beside the file that it will replace."""
+    # a link stays a link: what it points to is replaced
+    real = os.path.realpath(output) if output.is_symlink() else output
+    return Path(f"{real}.partial")
+
+
 class _Writer:
-    """Opens each output when its first frame is there."""
+    """Opens each output when its first frame is there, under its final name once all are done."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
         self._file: IO[str] | None = None
-        self._written: set[Path] = set()
+        self._written: dict[Path, Path] = {}  # final name: where it is until then
+
+    @property
+    def partial_files(self) -> str:
+        """The unfinished files, for messages."""
+        return ", ".join(f"'{path}'" for path in self._written.values())
 
     def __enter__(self) -> _Writer:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file is not None:
             self._file.close()
+        if kind is None:
+            for output, partial in self._written.items():
+                os.replace(partial, os.path.realpath(output) if output.is_symlink() else output)
+        elif self._written and not issubclass(kind, BridgeError):  # those say it themselves
+            LOGGER.warning("what was done before is in %s", self.partial_files)
 
     def write(self, path: Path, result: Result) -> None:
         """Append a frame to an output."""
@@ -203,9 +248,10 @@ class _Writer:
         if path != self._path or self._file is None:
             if self._file is not None:
                 self._file.close()
-            self._file = path.open("a" if path in self._written else "w", encoding="utf-8")
+            partial = _partial(path)
+            self._file = partial.open("a" if path in self._written else "w", encoding="utf-8")
             self._path = path
-            self._written.add(path)
+            self._written[path] = partial
         write_frame(self._file, result.atoms, arrays=result.arrays, info=result.info)
 
 

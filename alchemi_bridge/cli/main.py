@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from alchemi_bridge import __version__
 from alchemi_bridge.cli.console import LOGGER, print_error, set_up_logging
-from alchemi_bridge.cli.options import REST, global_options
+from alchemi_bridge.cli.options import REST, global_options, in_words_of_the_command_line
 from alchemi_bridge.errors import BridgeError
 
 EXIT_OK = 0
@@ -29,7 +29,7 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 #: Commands and their line in ``--help``; each is the module ``alchemi_bridge.cli.<command>``.
 COMMANDS = {
-    "doctor": "is everything here and in the tested range: versions, devices, native code",
+    "doctor": "is everything here and in the accepted range: versions, devices, native code",
     "inspect": "what a model file is: outputs, units, cutoffs, inputs, extensions, hash",
     "evaluate": "energy, forces and stress of the structures in a file",
     "md": "molecular dynamics or relaxation of a structure",
@@ -52,14 +52,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stderr is None:
+        # closed by the caller: without this, the next file that is opened would get its descriptor
+        # and, with it, whatever native code prints
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        print_error("standard output is closed; redirect it to a file or to /dev/null")
+        return EXIT_USAGE
     try:
         status = _run(arguments)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        # the reader (head, less) has gone; keep the interpreter from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except BrokenPipeError:  # the reader (head, less) has gone
+        _discard_stdout()
         return EXIT_BROKEN_PIPE
+    except OSError as error:  # a full disk behind a redirection
+        _discard_stdout()
+        print_error(f"standard output: {_describe(error)}")
+        return EXIT_USAGE
+
+
+def _discard_stdout() -> None:
+    """Keep the interpreter from complaining at exit about what can not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _run(arguments: list[str]) -> int:
@@ -72,7 +87,7 @@ def _run(arguments: list[str]) -> int:
         return int(args.run(args))
     except BridgeError as error:
         _show_traceback(args)
-        print_error(str(error))
+        print_error(str(in_words_of_the_command_line(error)))
         return EXIT_USAGE
     except BrokenPipeError:
         raise

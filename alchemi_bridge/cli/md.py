@@ -82,7 +82,7 @@ def add_parser(subparsers: Any) -> None:
         type=float,
         metavar="K",
         help="of the thermostat and of drawn velocities; a crystal at rest that is given T ends"
-        " near T/2 in NVE",
+        " near T/2 in NVE, which refuses T if the file has velocities (see --new-velocities)",
     )
     run_options.add_argument(
         "--friction",
@@ -127,8 +127,8 @@ def run(args: argparse.Namespace) -> int:
     from alchemi_bridge.uncertainty import UncertaintyWarning
 
     settings = Settings.from_arguments(args)
-    files = _files(args)
     structure = read_structure(args.structure, args.index)
+    files = _files(args)
     _warn_about_constraints(structure)
     if args.restart:
         start = md_start.restart(files.trajectory, structure, settings)

@@ -83,13 +83,23 @@ def new_start(atoms: Atoms, settings: Settings) -> Start:
     Raises
     ------
     ConfigurationError
-        If velocities must be drawn and no temperature is given.
+        If velocities must be drawn and no temperature is given, or one is given that NVE would not
+        use because the file has velocities.
     """
     atoms = atoms.copy()
     seed = draw_seed() if settings.seed is None else settings.seed
     if not settings.is_dynamics:
         return Start(atoms, 0, 0.0, seed)
     if atoms.has("momenta") and not settings.new_velocities and np.any(atoms.get_momenta()):
+        if settings.ensemble == "nve" and settings.temperature is not None:
+            raise ConfigurationError(
+                "--temperature",
+                expected="none, because NVE starts from the velocities in STRUCTURE"
+                f" ({atoms.get_temperature():.1f} K)",
+                got=f"{settings.temperature:g} K",
+                fix="pass --new-velocities to draw velocities at that temperature, or leave"
+                " --temperature out",
+            )
         logger.info("velocities are those of the file (%.1f K)", atoms.get_temperature())
     else:
         if settings.temperature is None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.errors import BridgeError, ConfigurationError, VariantError
 
 #: Set with ``parser.set_defaults(**{REST: "name"})``: the list among the positional arguments that
 #: takes up what stands behind options.
 REST = "rest_goes_to"
+
+#: Largest ``--threads``: far above what helps anywhere, far below what brings a machine down.
+MAX_THREADS = 1024
 
 _SubParsers = Any  # argparse's own type for this is private
 
@@ -176,6 +180,14 @@ def variants(args: argparse.Namespace) -> dict[str, str] | None:
     return chosen or None
 
 
+def in_words_of_the_command_line(error: BridgeError) -> BridgeError:
+    """An error whose advice names options, not keywords of Python; others as they are."""
+    if not isinstance(error, VariantError):
+        return error
+    fix = re.sub(r"variants=\{'([^']+)': \.\.\.\}", r"--variant \1=NAME", error.fix)
+    return type(error)(error.what, expected=error.expected, got=error.got, fix=fix)
+
+
 def non_conservative(args: argparse.Namespace) -> bool | str:
     """``--non-conservative`` as the calculators take it."""
     choice: str | None = args.non_conservative
@@ -204,8 +216,32 @@ def output_options(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def check_threads(args: argparse.Namespace) -> None:
+    """Refuse a number of threads that no machine serves.
+
+    Raises
+    ------
+    ConfigurationError
+        If ``--threads`` is above :data:`MAX_THREADS`.
+    """
+    if args.threads is not None and args.threads > MAX_THREADS:
+        raise ConfigurationError(
+            "--threads",
+            expected=f"at most {MAX_THREADS}",
+            got=str(args.threads),
+            fix="pass the number of CPU cores, or leave --threads out",
+        )
+
+
 def apply_threads(args: argparse.Namespace) -> None:
-    """Set torch's threads if ``--threads`` was given or has a default."""
+    """Set torch's threads if ``--threads`` was given or has a default.
+
+    Raises
+    ------
+    ConfigurationError
+        As :func:`check_threads`.
+    """
+    check_threads(args)
     if args.threads is not None:
         import torch
 

@@ -74,6 +74,7 @@ def add_parser(subparsers: Any) -> None:
     )
     group.add_argument("--list", action="store_true", help="list cases and paths, and run nothing")
     parser.add_argument(
+        "-o",
         "--output",
         type=Path,
         default=Path("parity-report"),
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from alchemi_bridge.parity.run import Settings
     from alchemi_bridge.parity.run import run as run_parity
 
-    args.output.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    _make_folder(args.output)  # before the work, not after it
     cases = _cases(args)
     settings = Settings(
         repeats=args.repeats,
@@ -123,8 +124,21 @@ def run(args: argparse.Namespace) -> int:
     return 0 if result.passed else 1
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigurationError(
+            f"--output '{folder}'",
+            expected="a folder for the files of the report",
+            got="an existing file, or a path through one",
+            fix="name a folder; it is made if need be",
+        ) from error
+
+
 def _check(args: argparse.Namespace) -> None:
-    """Options that contradict each other."""
+    """Options that are out of range or contradict each other."""
+    options.check_threads(args)
     conflicts = [
         (
             args.model and not args.structures and not args.list,
@@ -159,11 +173,17 @@ def _cases(args: argparse.Namespace) -> list[Case]:
 
     if not args.model:
         return cases.select(args.case, quick=args.quick)
-    from alchemi_bridge.cli.structures import read_structures
+    from alchemi_bridge.cli.structures import frame_label, read_structures
 
     names = _distinct_names(args.structures)
+
+    def label(file: str, number: int) -> str:
+        return f"'{file}', {frame_label(number, args.index)}"
+
     return [
-        cases.user_case(name, Path(args.model), read_structures(file, args.index))
+        cases.user_case(
+            name, Path(args.model), read_structures(file, args.index), partial(label, file)
+        )
         for name, file in zip(names, args.structures, strict=True)
     ]
 

@@ -54,6 +54,8 @@ class Case:
         Precision of the built-in model; a file knows its own.
     quick
         Whether ``--quick`` takes it.
+    frame_label
+        How errors call a frame by its number in the file; None for a built-in case.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Case:
     model: pathlib.Path | None = None
     dtype: str = "float64"
     quick: bool = False
+    frame_label: Callable[[int], str] | None = None
 
     @property
     def built_in(self) -> bool:
@@ -187,7 +190,7 @@ BUILT_IN: dict[str, Case] = {
         ),
         _case(
             "left-handed",
-            "cell whose rows are a left-handed system, Stillinger-Weber, list with excess pairs",
+            "cell whose rows are left-handed, Stillinger-Weber, request with strict=False",
             structures.left_handed,
             STILLINGER_WEBER,
             {"strict": False},
@@ -217,7 +220,12 @@ def select(names: Sequence[str] = (), *, quick: bool = False) -> list[Case]:
     return [case for case in chosen if case.quick or not quick or case.name in names]
 
 
-def user_case(name: str, model: pathlib.Path, frames: Iterable[Atoms]) -> Case:
+def user_case(
+    name: str,
+    model: pathlib.Path,
+    frames: Iterable[Atoms],
+    frame_label: Callable[[int], str] | None = None,
+) -> Case:
     """A case of a user's own model and structures.
 
     Parameters
@@ -229,6 +237,8 @@ def user_case(name: str, model: pathlib.Path, frames: Iterable[Atoms]) -> Case:
     frames
         The frames of the file. A single one is followed by itself a step later, so that what is
         kept from one step to the next is compared too.
+    frame_label
+        How errors call a frame by its number (default: by ``name`` and number).
     """
     made = list(frames)
     several = f"{len(made)} frames" if len(made) != 1 else f"{len(made[0])} atoms"
@@ -239,4 +249,5 @@ def user_case(name: str, model: pathlib.Path, frames: Iterable[Atoms]) -> Case:
         description=f"{name}, {several}, with {model.name}",
         make_frames=lambda: [atoms.copy() for atoms in made],
         model=model,
+        frame_label=frame_label or (lambda number: f"'{name}', frame {number}"),
     )

@@ -301,7 +301,7 @@ def _evaluate(path: ParityPath, job: Job, report: PathReport) -> Evaluator | Non
     """Evaluate the frames on one path; what goes wrong is written into the report."""
     try:
         evaluator = path.prepare(job)
-        report.results = evaluator.evaluate([atoms.copy() for atoms in job.frames])
+        report.results = _evaluate_frames(evaluator, job)
     except BridgeError as error:
         if not job.case.built_in and not isinstance(error, EvaluationError):
             raise  # the user's own file or options are at fault, not the path
@@ -316,6 +316,27 @@ def _evaluate(path: ParityPath, job: Job, report: PathReport) -> Evaluator | Non
         report.problem = f"{len(report.results)} results for {len(job.frames)} frames"
         return None
     return evaluator
+
+
+def _evaluate_frames(evaluator: Evaluator, job: Job) -> list[PathResult]:
+    """Results of all frames; an error of a user's frame says which one it was."""
+    try:
+        return evaluator.evaluate([atoms.copy() for atoms in job.frames])
+    except BridgeError as error:
+        label = job.case.frame_label
+        if label is None:
+            raise
+        for number, atoms in enumerate(job.frames):
+            try:
+                evaluator.evaluate([atoms.copy()])
+            except BridgeError as own:
+                raise _about(label(number), own) from error
+        raise _about(f"'{job.case.name}'", error) from error
+
+
+def _about(where: str, error: BridgeError) -> BridgeError:
+    what = f"{where}: {error.what}"
+    return type(error)(what, expected=error.expected, got=error.got, fix=error.fix)
 
 
 def _first_line(error: Exception) -> str:
