@@ -118,11 +118,15 @@ CHECK_CUDA := import importlib.util, sys; \
 	import torch; \
 	torch.cuda.is_available() or sys.exit(f"make gpu-check: torch {torch.__version__} of {sys.executable} sees no CUDA device")
 
-# Takes the Python as it is, with its torch: nothing is installed, no network is used.
+# Only these files are collected: others need test tools that a GPU machine may lack.
+GPU_TESTS = $(shell grep -l 'mark\.gpu' tests/test_*.py)
+
+# Takes the Python as it is, with its torch: nothing is installed, no network is used. It needs the
+# package's dependencies and pytest.
 .PHONY: gpu-check
 gpu-check: ## the tests that need a CUDA device, with $(PYTHON) as it is: installs nothing
 	@"$(PYTHON)" -c '$(CHECK_CUDA)'
-	"$(PYTHON)" -m pytest -p no:cacheprovider -m gpu $(PYTEST_ARGS)
+	"$(PYTHON)" -m pytest -p no:cacheprovider -m gpu $(GPU_TESTS) $(PYTEST_ARGS)
 
 # --- style and structure ------------------------------------------------------------------------
 

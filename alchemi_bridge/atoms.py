@@ -22,14 +22,15 @@ class PreparedAtoms:
 
     def __init__(self, atoms: Atoms, loaded: LoadedModel) -> None:
         device = loaded.device
-        types = read_types(atoms.types, device)
+        # copied first: the checks below wait for the device, and with it for this read
+        types = read_types(atoms.types, device).clone()
         self.n_atoms = len(types)
         self.subset = None
         if atoms.subset is not None:
             self.subset = index_tensor(atoms.subset, "subset", self.n_atoms, device)
             types = types[self.subset]
         require_known_types(types, loaded)
-        self.types = types.to(torch.int32, copy=True)  # the engine's array may change afterwards
+        self.types = types.to(torch.int32)
         self.selected = None
         if atoms.selected is not None:
             rows = index_tensor(atoms.selected, "selected atoms", self.n_atoms, device)

@@ -132,6 +132,8 @@ def _float_array(vectors: Any) -> np.ndarray:
     try:
         if isinstance(vectors, torch.Tensor):
             vectors = vectors.detach().cpu().numpy()
+        elif hasattr(vectors, "__cuda_array_interface__") and hasattr(vectors, "get"):
+            vectors = vectors.get()  # CuPy refuses to be copied to the host without being told
         numbers = np.asarray(vectors)
         if numbers.dtype.kind != "c":
             return np.array(numbers, dtype=np.float64)

@@ -109,8 +109,8 @@ class Atoms:
         (n_selected,) indices of the atoms whose energy counts, for example the home atoms under
         domain decomposition; ``None`` for all. Others are neighbours only, but get forces.
     inputs
-        Extra inputs that the model requests, by name; see :class:`Quantity`. Those that change in
-        every step go into :class:`Step`.
+        Extra inputs that the model requests, by name; see :class:`Quantity`. Read in every step,
+        so that they must stay what they are; those that change go into :class:`Step`.
     """
 
     types: Any

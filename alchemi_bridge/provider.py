@@ -273,7 +273,12 @@ class MetatomicForceProvider:
         self._results = evaluation
         if evaluation.uncertainty is not None and self._threshold is not None:
             factor = conversion_factor(self.loaded.energy_unit, "eV")
-            warn_if_uncertain(evaluation.uncertainty * factor, self._threshold, atoms.subset)
+            warn_if_uncertain(
+                evaluation.uncertainty * factor,
+                self._threshold,
+                atoms.subset,
+                stacklevel=4,  # past the decorator of this method
+            )
         for name, values in contributions.items():
             of_atoms = name in ("forces", "energies")
             _add(views[name], values, atoms.subset if of_atoms else None)

@@ -15,7 +15,12 @@ class UncertaintyWarning(UserWarning):
 
 
 def warn_if_uncertain(
-    uncertainty: torch.Tensor, threshold: float, names: torch.Tensor | None = None
+    uncertainty: torch.Tensor,
+    threshold: float,
+    names: torch.Tensor | None = None,
+    *,
+    structure: int | None = None,
+    stacklevel: int = 3,
 ) -> None:
     """Warn if an atom's uncertainty is above the threshold.
 
@@ -27,6 +32,10 @@ def warn_if_uncertain(
         In eV.
     names
         (n_atoms,) the engine's indices of the atoms; ``None`` if they are 0, 1, ...
+    structure
+        Number of the structure in a batch.
+    stacklevel
+        Of the caller that the warning points to.
     """
     above = torch.nonzero(uncertainty > threshold).squeeze(1)
     if len(above) == 0:
@@ -35,9 +44,10 @@ def warn_if_uncertain(
     atoms = above if names is None else names[above]
     named = ", ".join(str(i) for i in atoms[:MAX_NAMED].tolist())
     more = "" if len(atoms) <= MAX_NAMED else f" and {len(atoms) - MAX_NAMED} more"
+    where = "" if structure is None else f"structure {structure}: "
     warnings.warn(
-        f"the energy uncertainty of {len(atoms)} atoms is above the threshold of {threshold:g} eV "
-        f"(largest: {largest:.3g} eV): atoms {named}{more}",
+        f"{where}the energy uncertainty of {len(atoms)} atoms is above the threshold of "
+        f"{threshold:g} eV (largest: {largest:.3g} eV): atoms {named}{more}",
         UncertaintyWarning,
-        stacklevel=3,
+        stacklevel=stacklevel,
     )

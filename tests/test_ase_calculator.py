@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ase
@@ -14,6 +15,8 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+import zoo
+import zoo_broken
 from ase import units
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
@@ -23,8 +26,9 @@ from metatensor.torch import Labels
 from metatomic.torch import ModelOutput, load_atomistic_model
 from metatomic_ase import MetatomicCalculator
 
-from alchemi_bridge import BridgeCalculator
+from alchemi_bridge import Atoms, BridgeCalculator, Cell, ForceBuffers, Search, Step
 from alchemi_bridge.errors import BridgeError, ConfigurationError, ProtocolError
+from alchemi_bridge.uncertainty import UncertaintyWarning
 
 #: Both calculators evaluate the same model in float64: what differs is the order of sums.
 SAME_ENERGY = 1e-10  # relative
@@ -46,6 +50,14 @@ def slab() -> ase.Atoms:
     atoms = ase.build.fcc111("Ar", (3, 3, 3), a=5.3, vacuum=8.0)
     atoms.pbc = (True, True, False)
     atoms.rattle(0.1, seed=3)
+    return atoms
+
+
+def zoo_atoms() -> ase.Atoms:
+    """Twelve atoms of a kind that the zoo's models know, each with neighbours."""
+    atoms = ase.build.bulk("Cu", "fcc", a=3.6, cubic=True) * (3, 1, 1)
+    atoms.numbers[:] = min(zoo.pair().capabilities().atomic_types)
+    atoms.rattle(0.05, seed=6)
     return atoms
 
 
@@ -370,3 +382,77 @@ def test_same_bits_whatever_the_history(calculator: BridgeCalculator) -> None:
         calculator.reset()
         assert np.array_equal(atoms.get_forces(), first[0])
         assert np.array_equal(atoms.get_stress(), first[1])
+
+
+def test_info_that_is_changed_in_place(tmp_path: Path) -> None:
+    path = zoo.save(zoo.extra_inputs("charge_and_spin"), tmp_path, "charge")
+    atoms = zoo_atoms()
+    atoms.info["charge"] = np.array(1.0)
+    atoms.calc = BridgeCalculator(path)
+    before = atoms.get_potential_energy()
+    atoms.info["charge"] += 1
+    after = atoms.get_potential_energy()
+    fresh = atoms.copy()
+    fresh.calc = BridgeCalculator(path)
+    assert after != before
+    assert after == pytest.approx(fresh.get_potential_energy(), rel=SAME_ENERGY)
+
+
+def test_energy_alone_of_a_model_without_gradient(tmp_path: Path) -> None:
+    calculator = BridgeCalculator(zoo.save(zoo_broken.no_gradient(), tmp_path, "detached"))
+    atoms = zoo_atoms()
+    (alone,) = calculator.evaluate(atoms, "energy")
+    with pytest.raises(BridgeError, match="without a gradient"):
+        calculator.evaluate(atoms, ("energy", "forces"))
+    atoms.calc = calculator
+    assert atoms.get_potential_energy() == pytest.approx(alone["energy"], rel=SAME_ENERGY)
+
+
+def test_uncertainty_in_ev_whatever_the_unit(tmp_path: Path) -> None:
+    calculator = BridgeCalculator(
+        zoo.save(zoo.uncertain(), tmp_path, "uncertain"), uncertainty_threshold=100.0
+    )
+    atoms = zoo_atoms()
+    atoms.calc = calculator
+    atoms.get_potential_energy()
+    (batch,) = calculator.evaluate(atoms, "energy")
+    assert np.abs(calculator.uncertainty - batch["uncertainty"]).max() < SAME_ENERGY
+    # forces alone are watched, too: an engine need not ask for the energy in every step
+    calculator.reset()
+    assert calculator.uncertainty is None
+    provider = BridgeCalculator(calculator.loaded, uncertainty_threshold=0.01).provider
+    provider.set_atoms(Atoms(atoms.numbers))
+    provider.set_pairs(Search(0.0), Cell.of(atoms.cell.array, atoms.pbc))
+    step = Step(atoms.positions, energy=False)
+    out = ForceBuffers(torch.zeros((len(atoms), 3), dtype=torch.float64))
+    with pytest.warns(UncertaintyWarning, match="atoms 0, 1") as caught:
+        provider.compute(step, out)
+    assert caught[0].filename == __file__, "the warning points to who asked"
+
+
+def test_shallow_copy_and_subclass(model_file: ModelFile) -> None:
+    class Mine(BridgeCalculator):
+        pass
+
+    calculator = Mine(load_atomistic_model(str(model_file("stillinger_weber"))))
+    for made in (copy.copy(calculator), copy.deepcopy(calculator)):
+        assert type(made) is Mine
+        assert made.provider is not calculator.provider
+    restored = pickle.loads(pickle.dumps(BridgeCalculator(model_file("stillinger_weber"))))
+    assert type(restored) is BridgeCalculator
+
+
+def test_one_output_under_two_names(tmp_path: Path) -> None:
+    path = zoo.save(zoo.extra_outputs(), tmp_path, "extra")
+    with pytest.raises(ConfigurationError, match="old and its new name"):
+        BridgeCalculator(path, additional_outputs=["feature", "features"])
+
+
+def test_models_are_loaded_in_threads(model_file: ModelFile) -> None:
+    path, atoms = model_file("stillinger_weber"), silicon(1)
+    expected = BridgeCalculator(path).evaluate(atoms, "energy")[0]["energy"]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(
+            pool.map(lambda _: BridgeCalculator(path).evaluate(atoms, "energy"), range(12))
+        )
+    assert all(r["energy"] == pytest.approx(expected, rel=SAME_ENERGY) for (r,) in found)

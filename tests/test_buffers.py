@@ -547,6 +547,10 @@ def test_select_the_first_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_select_with_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    # counted, but the driver does not fit: as good as none
+    assert select_device(["cuda", "cpu"], None) == torch.device("cpu")
+    refused(DeviceMismatchError, lambda: select_device(["cuda", "cpu"], "cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert select_device(["cuda", "cpu"], None) == torch.device("cuda", 1)
@@ -646,7 +650,7 @@ def test_cuda_views(kind: str, dtype: torch.dtype) -> None:
 @needs_cuda
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
 def test_cupy(dtype: str) -> None:
-    cupy = pytest.importorskip("cupy", reason="needs CuPy")
+    cupy = pytest.importorskip("cupy", reason="needs CuPy", exc_type=ImportError)
     array = cupy.arange(16, dtype=dtype).reshape(4, 4)[:, :3]
     buffer = DeviceBuffer.of(array, "positions")
     assert buffer.device == cuda()
@@ -727,8 +731,11 @@ def test_cuda_events() -> None:
     source = torch.ones(2048, 2048, device=device)
     torch.cuda.synchronize()
     with torch.cuda.stream(work):
+        source @ source  # the first product makes the library's handle, which takes its time
+    torch.cuda.synchronize()
+    with torch.cuda.stream(work):
         # long enough that a missing wait would be seen
-        torch.cuda._sleep(50_000_000)
+        torch.cuda._sleep(500_000_000)
         result = source @ source
         event = Event.record(device)
     assert not event.done

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import brute_force
 import echo
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from pairs_parts import MARGIN, decoded, numpy_pairs, refused, require_invariants, rows
 
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.device import DeviceBuffer
@@ -26,145 +24,9 @@ from alchemi_bridge.errors import (
     PairListError,
     ShapeError,
 )
-from alchemi_bridge.pairs import Candidates, FullPairs, HalfPairs, Search, decode, find_pairs
+from alchemi_bridge.pairs import FullPairs, HalfPairs, Search, decode, find_pairs
 from alchemi_bridge.pairs.candidates import require_reach
 from alchemi_bridge.pairs.tree import find_pairs_by_tree
-
-CPU = torch.device("cpu")
-
-#: Two searches may disagree on pairs that are this close to the reach (rounding, relative to
-#: coordinates of some ten length units).
-MARGIN = 1e-9
-
-
-def refused(kind: type[BridgeError], call: Callable[[], object]) -> BridgeError:
-    """The error that ``call`` raises, after a check that it says all that it should."""
-    with pytest.raises(kind) as caught:
-        call()
-    assert type(caught.value) is kind
-    for part in (caught.value.what, caught.value.expected, caught.value.got, caught.value.fix):
-        assert part
-        assert part in str(caught.value)
-    return caught.value
-
-
-def rows(candidates: Candidates) -> np.ndarray:
-    """(2 n_pairs, 5) indices and shifts of every pair in both directions."""
-    return torch.cat([candidates.samples, candidates.reversed_samples]).cpu().numpy()
-
-
-def require_invariants(found: Candidates) -> None:
-    """What every :class:`Candidates` promises."""
-    n_pairs = len(found)
-    for tensor in (found.first, found.second):
-        assert tensor.shape == (n_pairs,)
-        assert tensor.dtype == torch.int64
-    assert found.shifts.shape == (n_pairs, 3)
-    assert found.shifts.dtype == torch.int32
-    for table in (found.samples, found.reversed_samples):
-        assert table.shape == (n_pairs, 5)
-        assert table.dtype == torch.int32
-    forward, back = found.samples.cpu().numpy(), found.reversed_samples.cpu().numpy()
-    np.testing.assert_array_equal(forward[:, :2], back[:, 1::-1])
-    np.testing.assert_array_equal(forward[:, 2:], -back[:, 2:])
-    brute_force.keys(np.concatenate([forward, back]))  # each row once
-    # sorted, one direction of each pair
-    assert (forward[:, 0] <= forward[:, 1]).all()
-    assert forward.tolist() == sorted(forward.tolist())
-
-
-def numpy_pairs(kind: type, samples: object, reach: float = 3.0) -> HalfPairs | FullPairs:
-    table = np.array(samples, dtype=np.int64).reshape(-1, 5)
-    return kind(table[:, 0].copy(), table[:, 1].copy(), table[:, 2:].copy(), reach)
-
-
-def decoded(pairs: HalfPairs | FullPairs, n_atoms: int, **options: Any) -> Candidates:
-    return decode(pairs, n_atoms=n_atoms, device=CPU, reach=pairs.reach, **options)
-
-
-# --- random systems -------------------------------------------------------------------------------
-
-
-@st.composite
-def systems(draw: st.DrawFn) -> tuple[np.ndarray, Cell, float]:
-    """Positions in and around a skewed, turned, left- or right-handed cell, and a reach."""
-    lengths = [draw(st.floats(1.8, 7.0)) for _ in range(3)]
-    tilts = [draw(st.floats(-1.5, 1.5)) for _ in range(3)]
-    lower = np.diag(lengths)
-    lower[1, 0], lower[2, 0], lower[2, 1] = (t * x for t, x in zip(tilts, lengths, strict=True))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))  # a rotation, or one with a mirror
-    cell = (lower @ turn)[list(draw(st.permutations(range(3))))]
-    n_atoms = draw(st.integers(1, 6))
-    spread = draw(st.sampled_from([1.0, 1.0, 7.0]))
-    positions = (rng.random((n_atoms, 3)) - 0.3) * spread @ cell
-    pbc = draw(st.tuples(st.booleans(), st.booleans(), st.booleans()))
-    return positions, Cell.of(cell, pbc), draw(st.floats(0.5, 5.5))
-
-
-def oracle(positions: np.ndarray, cell: Cell, reach: float) -> brute_force.PairSet:
-    """The pairs, unless one is too close to the reach to be sure of."""
-    found = brute_force.find(positions, cell.vectors, cell.pbc, reach + MARGIN)
-    assume(not np.any(found.distances > reach - MARGIN))
-    return found
-
-
-@settings(max_examples=250, deadline=None, derandomize=True)
-@given(systems())
-def test_search_of_random_systems(system: tuple[np.ndarray, Cell, float]) -> None:
-    positions, cell, reach = system
-    expected = oracle(positions, cell, reach)
-    found = find_pairs(torch.from_numpy(positions), cell, reach)
-    require_invariants(found)
-    assert found.n_atoms == len(positions)
-    assert found.reach == reach
-    assert brute_force.keys(rows(found)) == expected.keys()
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(systems())
-def test_tree_search_of_random_systems(system: tuple[np.ndarray, Cell, float]) -> None:
-    """The second way to search finds the same."""
-    positions, cell, reach = system
-    expected = oracle(positions, cell, reach)
-    first, second, shifts = find_pairs_by_tree(positions, cell, reach)
-    assert (first <= second).all()
-    found = np.column_stack([first, second, shifts])
-    assert brute_force.one_direction(found) == brute_force.one_direction(expected.half().samples)
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(systems(), st.sampled_from([echo.full_pairs, echo.half_pairs]), st.data())
-def test_lists_of_random_systems(
-    system: tuple[np.ndarray, Cell, float], kind: Callable, data: st.DataObject
-) -> None:
-    positions, cell, reach = system
-    n_atoms = len(positions)
-    expected = oracle(positions, cell, reach)
-    found = decoded(kind(expected, reach), n_atoms)
-    require_invariants(found)
-    assert brute_force.keys(rows(found)) == expected.keys()
-
-    subset = data.draw(st.permutations(range(n_atoms)))[: data.draw(st.integers(0, n_atoms))]
-    part = decoded(kind(expected, reach), n_atoms, subset=torch.tensor(subset, dtype=torch.int64))
-    require_invariants(part)
-    assert part.n_atoms == len(subset)
-    named = rows(part)
-    named[:, :2] = np.array(subset, dtype=np.int64)[named[:, :2]]
-    inside = {key for key in expected.keys() if key[0] in subset and key[1] in subset}  # noqa: SIM118
-    assert brute_force.keys(named) == inside
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(systems())
-def test_search_and_list_are_the_same(system: tuple[np.ndarray, Cell, float]) -> None:
-    """Row by row."""
-    positions, cell, reach = system
-    expected = oracle(positions, cell, reach)
-    searched = find_pairs(torch.from_numpy(positions), cell, reach)
-    handed = decoded(echo.half_pairs(expected, reach), len(positions))
-    # in the same order, too: sums over pairs have the same bits whoever found them
-    assert torch.equal(searched.samples, handed.samples)
 
 
 @pytest.mark.parametrize("pbc", list(itertools.product((False, True), repeat=3)))

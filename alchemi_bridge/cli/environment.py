@@ -210,9 +210,11 @@ def devices() -> dict[str, Any]:
     """CPU threads and GPUs, as a JSON object."""
     import torch
 
+    from alchemi_bridge.device import cuda_devices
+
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     gpus = []
-    for index in range(torch.cuda.device_count()):
+    for index in range(cuda_devices()):
         properties = torch.cuda.get_device_properties(index)
         gpus.append(
             {

@@ -2,6 +2,6 @@
 
 from alchemi_bridge.device.buffers import DeviceBuffer
 from alchemi_bridge.device.events import Event
-from alchemi_bridge.device.select import select_device
+from alchemi_bridge.device.select import cuda_devices, select_device
 
-__all__ = ["DeviceBuffer", "Event", "select_device"]
+__all__ = ["DeviceBuffer", "Event", "cuda_devices", "select_device"]

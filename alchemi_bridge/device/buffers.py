@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from alchemi_bridge.device.dlpack import Inspected
+from alchemi_bridge.device.select import cuda_devices
 from alchemi_bridge.errors import (
     BufferAccessError,
     DeviceMismatchError,
@@ -169,6 +170,7 @@ class DeviceBuffer:
             interface = source.__cuda_array_interface__
             pointer, read_only = interface["data"]
             n_elements, typestr = math.prod(interface["shape"]), interface["typestr"]
+            stream, mask = interface.get("stream"), interface.get("mask")
             backwards = any(stride < 0 for stride in interface.get("strides") or ())
         except (KeyError, TypeError, ValueError) as error:
             raise BufferAccessError(
@@ -188,10 +190,20 @@ class DeviceBuffer:
                 got=f"strides of {interface['strides']} bytes",
                 fix="hand over a contiguous copy",
             )
+        if mask is not None or stream == 0:
+            raise BufferAccessError(
+                name,
+                expected="an array without a mask, on a stream that is named as the interface says",
+                got="a masked array" if mask is not None else "stream 0, which names none",
+                fix="hand over a plain array",
+            )
         _require_device(torch.device("cuda"), name)
         try:
-            tensor = torch.as_tensor(source, device="cuda")
-        except (RuntimeError, ValueError, TypeError) as error:
+            # torch refuses read-only memory, as it can not forbid writes; the bridge can
+            shown = _CudaMemory({**interface, "data": (pointer, False)}, source)
+            tensor = torch.as_tensor(shown, device="cuda")
+            _wait_for(stream, tensor.device)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             raise BufferAccessError(
                 name,
                 expected="memory of a CUDA device that this process can use",
@@ -205,7 +217,7 @@ class DeviceBuffer:
                 got="memory on another device than torch's current one",
                 fix="make the buffer's device current before handing it over",
             )
-        return cls(tensor, owner=source, writable=not read_only)
+        return cls(tensor, owner=(shown, source), writable=not read_only)
 
     @classmethod
     def from_pointer(
@@ -291,10 +303,18 @@ class DeviceBuffer:
         owner: Any,
         name: str,
     ) -> DeviceBuffer:
-        memory = _CudaMemory(address, shape, dtype, strides)
-        with torch.cuda.device(device):
-            buffer = cls._of_cuda_array(memory, name)
-        return cls(buffer.tensor, owner=(memory, owner))
+        interface = {
+            "shape": shape,
+            "typestr": TYPESTR[dtype],
+            "data": (address, False),
+            "strides": tuple(s * dtype.itemsize for s in strides),
+            "version": 3,
+        }
+        try:
+            with torch.cuda.device(device):
+                return cls._of_cuda_array(_CudaMemory(interface, owner), name)
+        except AssertionError as error:  # torch's own, where CUDA can not be initialised
+            raise _no_device(name, str(device)) from error
 
     def require(
         self,
@@ -347,18 +367,29 @@ class DeviceBuffer:
 
 
 class _CudaMemory:
-    """Raw CUDA memory dressed as an object with the CUDA Array Interface."""
+    """An object with a CUDA Array Interface of our own, which keeps the owner of the memory."""
 
-    def __init__(
-        self, address: int, shape: tuple[int, ...], dtype: torch.dtype, strides: tuple[int, ...]
-    ) -> None:
-        self.__cuda_array_interface__ = {
-            "shape": shape,
-            "typestr": TYPESTR[dtype],
-            "data": (address, False),
-            "strides": tuple(s * dtype.itemsize for s in strides),
-            "version": 3,
-        }
+    def __init__(self, interface: dict[str, Any], owner: Any) -> None:
+        self.__cuda_array_interface__ = interface
+        self.owner = owner
+
+
+def _wait_for(stream: int | None, device: torch.device) -> None:
+    """Let the current stream wait for the one on which an array is made (interface, version 3).
+
+    torch does not read this field, so that unfinished data would be seen without an error.
+    """
+    if stream is None:
+        return
+    # 1 is the legacy default stream, 2 the one of each thread; all else are handles
+    made_on = (
+        torch.cuda.default_stream(device)
+        if stream == 1
+        else torch.cuda.ExternalStream(stream, device=device)
+    )
+    here = torch.cuda.current_stream(device)
+    if made_on != here:
+        here.wait_stream(made_on)
 
 
 def _torch_dtype(dtype: np.dtype) -> torch.dtype:
@@ -384,9 +415,9 @@ def _require_device(device: torch.device | str, name: str) -> torch.device:
         device = torch.device(device)
         if device.type == "cpu":
             return device
-        if device.type == "cuda" and 0 <= (device.index or 0) < torch.cuda.device_count():
+        if device.type == "cuda" and 0 <= (device.index or 0) < cuda_devices():
             return device
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, AssertionError) as error:
         raise _no_device(name, repr(device)) from error
     raise _no_device(name, str(device))
 
@@ -394,7 +425,7 @@ def _require_device(device: torch.device | str, name: str) -> torch.device:
 def _no_device(name: str, got: str) -> DeviceMismatchError:
     return DeviceMismatchError(
         name,
-        expected=f"memory of the CPU or of one of {torch.cuda.device_count()} CUDA devices",
+        expected=f"memory of the CPU or of one of {cuda_devices()} CUDA devices",
         got=f"memory of {got}",
         fix="check with 'alchemi-bridge doctor' which devices torch sees",
     )

@@ -69,11 +69,20 @@ def select_device(supported: Sequence[str], wanted: str | torch.device | None) -
     return _indexed(device)
 
 
+def cuda_devices() -> int:
+    """How many CUDA devices this process can use.
+
+    A driver that is too old for this build of torch, or a forked child, still counts devices, but
+    can not use them.
+    """
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def _count(kind: str) -> int:
     if kind == "cpu":
         return 1
     if kind == "cuda":
-        return torch.cuda.device_count()
+        return cuda_devices()
     if kind == "mps":
         return int(torch.backends.mps.is_available())
     return 0

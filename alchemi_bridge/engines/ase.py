@@ -6,6 +6,7 @@ step to step and searched again when atoms or cell moved too far.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -44,6 +45,7 @@ from alchemi_bridge.model.outputs import NonConservative, plan_extra
 from alchemi_bridge.pairs import Search
 from alchemi_bridge.provider import MetatomicForceProvider
 from alchemi_bridge.uncertainty import warn_if_uncertain
+from alchemi_bridge.units import conversion_factor
 
 ENERGY_PROPERTIES = ("energy", "free_energy", "energies")
 
@@ -193,14 +195,18 @@ class BridgeCalculator(Calculator):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its keywords: a loaded model can not be, its path can."""
-        return BridgeCalculator.fromdict, (self.todict(),)
+        return type(self).fromdict, (self.todict(),)
+
+    def __copy__(self) -> BridgeCalculator:
+        """The same as a deep copy: two calculators can not share one pair list."""
+        return copy.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BridgeCalculator:
         """A calculator of its own, with its own pair list, on the same loaded model."""
         keywords = {**self.parameters, "model": self.loaded}
         # these belong to loading, which is done
         keywords.update(extensions_directory=None, sha256=None, device=None)
-        made = BridgeCalculator(**keywords)
+        made = type(self)(**keywords)
         made.parameters.update(self.parameters)
         return made
 
@@ -229,6 +235,11 @@ class BridgeCalculator(Calculator):
                     changes.append(f"arrays[{key}]")
         return changes
 
+    def reset(self) -> None:
+        """Forget all results."""
+        super().reset()
+        self.additional_outputs, self.uncertainty = {}, None
+
     def calculate(
         self,
         atoms: ase.Atoms | None = None,
@@ -245,6 +256,9 @@ class BridgeCalculator(Calculator):
             )
         super().calculate(atoms, list(properties), list(system_changes))
         assert self.atoms is not None
+        # ASE's copy shares the values in info: one that is changed in place would pass for itself
+        watched = {key: self.atoms.info[key] for key in self._info if key in self.atoms.info}
+        self.atoms.info.update(copy.deepcopy(watched))
         # if anything fails below, no result of other atoms must be left behind for these
         self.results, self.additional_outputs, self.uncertainty = {}, {}, None
         wanted = self._wanted(properties, all(self.atoms.pbc))
@@ -298,7 +312,8 @@ class BridgeCalculator(Calculator):
             self.additional_outputs = self.provider.results.extra
             uncertainty = self.provider.results.uncertainty
             if uncertainty is not None:
-                self.uncertainty = uncertainty.double().cpu().numpy()
+                to_ev = conversion_factor(self.loaded.energy_unit, "eV")
+                self.uncertainty = as_array(uncertainty) * to_ev
 
     def _wanted(self, properties: Iterable[str], periodic: bool) -> Wanted:
         properties = set(properties)
@@ -342,7 +357,7 @@ class BridgeCalculator(Calculator):
 
     def _positions(self, atoms: ase.Atoms) -> torch.Tensor:
         # float64 even where somebody put an array of integers in
-        positions = np.ascontiguousarray(atoms.positions, dtype=np.float64)
+        positions = np.require(atoms.positions, dtype=np.float64, requirements=["C", "W"])
         return torch.from_numpy(positions).to(self.loaded.device)
 
     # --- several structures at once ------------------------------------------------------------
@@ -352,7 +367,10 @@ class BridgeCalculator(Calculator):
         structures: ase.Atoms | Iterable[ase.Atoms],
         properties: str | Iterable[str] = ("energy", "forces", "stress"),
     ) -> list[dict[str, Any]]:
-        """Evaluate the model once on several structures.
+        """Evaluate the model on several structures at once.
+
+        Those that are periodic in three directions, and the others, are each one evaluation.
+        Additional outputs are not kept; see :meth:`run_model`.
 
         Parameters
         ----------
@@ -381,13 +399,19 @@ class BridgeCalculator(Calculator):
                 continue
             wanted = self._wanted(names, flag) if names else Wanted(False, False)
             chosen = [structures[k] for k in group]
-            found, _ = evaluate_structures(
-                self.provider, [self._structure(s) for s in chosen], wanted, numbers=group
-            )
+            inputs = [self._structure(s) for s in chosen]
+            try:
+                found, _ = evaluate_structures(self.provider, inputs, wanted, numbers=group)
+            except NoGradientError:
+                if names & {"forces", "stress"}:
+                    raise
+                self._with_gradients = False  # as in calculate: nobody asked for them
+                wanted = self._wanted(names, flag)
+                found, _ = evaluate_structures(self.provider, inputs, wanted, numbers=group)
             for k, result, atoms in zip(group, found, chosen, strict=True):
                 merged[k] = ase_results(result, atoms)
                 if result.uncertainty is not None and self._threshold is not None:
-                    warn_if_uncertain(result.uncertainty, self._threshold)
+                    warn_if_uncertain(result.uncertainty, self._threshold, structure=k)
         return [merged[k] for k in range(len(structures))]
 
     def compute_energy(

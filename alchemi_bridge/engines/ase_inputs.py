@@ -10,7 +10,6 @@ from typing import Any
 
 import ase
 import numpy as np
-from ase.calculators.calculator import PropertyNotImplementedError
 from metatomic.torch import ModelOutput
 
 from alchemi_bridge.contract import Quantity
@@ -20,16 +19,9 @@ ARRAYS = "ase::arrays::"
 INFO = "ase::info::"
 
 
-def _charges(atoms: ase.Atoms) -> np.ndarray:
-    """Charges of an attached calculator if it has them, else the initial ones."""
-    try:
-        return atoms.get_charges()
-    except (PropertyNotImplementedError, RuntimeError):
-        return atoms.get_initial_charges()
-
-
 PER_ATOM: dict[str, tuple[Callable[[ase.Atoms], np.ndarray], str]] = {
-    "charge": (_charges, "e"),
+    # the initial ones, which are input; charges of an attached calculator are its output
+    "charge": (ase.Atoms.get_initial_charges, "e"),
     "mass": (ase.Atoms.get_masses, "u"),
     "momentum": (ase.Atoms.get_momenta, "(eV*u)^(1/2)"),
     "velocity": (ase.Atoms.get_velocities, "(eV/u)^(1/2)"),

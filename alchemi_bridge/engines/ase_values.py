@@ -24,7 +24,7 @@ def check_selection(selected: Labels | None, sizes: Sequence[int]) -> None:
     is_labels = isinstance(selected, torch.ScriptObject) and hasattr(selected, "names")
     if is_labels and list(selected.names) == ["system", "atom"]:
         values = selected.values.cpu().long()
-        limits = torch.tensor([*sizes, 0])
+        limits = torch.tensor([*sizes, 0], device="cpu")
         known = (values[:, 0] >= 0) & (values[:, 0] < len(sizes))
         rows = torch.where(known, values[:, 0], len(sizes))
         if bool(((values[:, 1] >= 0) & (values[:, 1] < limits[rows])).all()):

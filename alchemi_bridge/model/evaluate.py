@@ -166,7 +166,7 @@ def _requests(loaded: LoadedModel, plan: OutputPlan, wanted: Wanted) -> dict[str
     if plan.energy is not None and needed:
         kind = "atom" if wanted.energies else "system"
         requests[plan.energy] = ModelOutput(unit=energy, sample_kind=kind)
-    if wanted.energy and plan.uncertainty is not None:
+    if needed and plan.uncertainty is not None:
         requests[plan.uncertainty] = ModelOutput(unit=energy, sample_kind="atom")
     if wanted.forces and plan.force is not None:
         requests[plan.force] = ModelOutput(unit=f"({energy})/({length})", sample_kind="atom")

@@ -26,8 +26,10 @@ from alchemi_bridge.model.load import LoadedModel
 from alchemi_bridge.neighbors import (
     RequestedPairs,
     neighbor_block,
+    outer_sum,
     pair_offsets,
     pair_vectors,
+    rows_times,
     sum_over_pairs,
     virial_of_pairs,
 )
@@ -106,7 +108,7 @@ def build_graph(
     if attach:
         strain = torch.eye(3, dtype=loaded.dtype, device=loaded.device).requires_grad_(True)
         positions = positions.clone().requires_grad_(True)
-        seen_positions, seen_cell = positions @ strain, cell @ strain
+        seen_positions, seen_cell = rows_times(positions, strain), rows_times(cell, strain)
         seen_vectors = []
         for pairs in source.pairs:
             offsets = pair_offsets(pairs.shifts, seen_cell)
@@ -150,9 +152,9 @@ class Gradient:
             return self.strain
         total = torch.zeros_like(source.cell)
         if self.positions is not None:
-            total = total + source.positions.T @ self.positions
+            total = total + outer_sum(source.positions, self.positions)
         if self.cell is not None:
-            total = total + source.cell.T @ self.cell
+            total = total + outer_sum(source.cell, self.cell)
         for pairs, gradient in zip(source.pairs, self.vectors, strict=False):
             if gradient is not None:
                 total = total + virial_of_pairs(pairs, gradient)

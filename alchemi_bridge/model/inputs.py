@@ -89,7 +89,7 @@ def build_inputs(
             )
         _check_unit(name, given[name], request.unit)
         values = _values(name, request.sample_kind, given[name].values, n_atoms)
-        values = values.to(dtype=dtype, device=device)
+        values = values.to(dtype=dtype, device=device, copy=True)  # the model's own memory
         if not bool(torch.isfinite(values).all()):
             raise NonFiniteError(
                 f"input '{name}'",

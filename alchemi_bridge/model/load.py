@@ -255,8 +255,7 @@ def _describe(
     dtype = DTYPES[capabilities.dtype]
     energies = [o for n, o in capabilities.outputs.items() if n.split("/")[0] == "energy"]
     return LoadedModel(
-        # an integer buffer keeps its type: only floating-point ones would be cast by dtype=
-        module=module.to(device=device),
+        module=_move(module, device),
         path=None if records is None else records.path,
         records=records,
         device=device,
@@ -266,6 +265,19 @@ def _describe(
         requests=tuple(module.requested_neighbor_lists()),
         requested_inputs=dict(module.requested_inputs(use_new_names=True)),
     )
+
+
+def _move(module: AtomisticModel, device: torch.device) -> AtomisticModel:
+    try:
+        # without dtype=: an integer buffer keeps its type, and so does a model's float type
+        return module.to(device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceMismatchError(
+            "device",
+            expected=f"room for the model on '{device}'",
+            got=first_line(error),
+            fix="choose another device, or check it with 'alchemi-bridge doctor'",
+        ) from error
 
 
 def _bad_description(error: BaseException) -> ModelLoadError:

@@ -227,6 +227,13 @@ def plan_extra(
         key = name if name in outputs else current_name(name)
         if key not in outputs:
             raise _unsupported(name, outputs)
+        if current_name(name) in map(current_name, requests):
+            raise ConfigurationError(
+                "extra outputs",
+                expected="each output once",
+                got=f"'{current_name(name)}' under its old and its new name",
+                fix=f"use only '{current_name(name)}'",
+            )
         if isinstance(extra, Mapping):
             requests[name] = extra[name]
         else:

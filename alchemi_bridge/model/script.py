@@ -18,6 +18,7 @@ from __future__ import annotations
 import ast
 import pickletools
 import re
+import threading
 import warnings
 
 from alchemi_bridge.errors import ModelLoadError, UntrustedModelError
@@ -67,6 +68,9 @@ _NO_OPCODES = {
 }
 
 
+_PARSING = threading.Lock()
+
+
 def check_source(record: str, source: str) -> bool:
     """Check one file of TorchScript code; return whether it computes gradients itself.
 
@@ -83,7 +87,8 @@ def check_source(record: str, source: str) -> bool:
         If the code calls an operator that reaches outside of the model, or does not say which.
     """
     try:
-        with warnings.catch_warnings():
+        # neither the parser (CPython 3.11: SystemError) nor the filter of warnings likes company
+        with _PARSING, warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
             tree = ast.parse(source)
         nodes = list(ast.walk(tree))

@@ -10,6 +10,7 @@ import torch
 
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.errors import NonFiniteError, OverlapError
+from alchemi_bridge.neighbors.vectors import rows_times
 from alchemi_bridge.pairs import Candidates
 
 #: Atoms closer than this (in angstrom) sit on the same point: no potential is defined there, and
@@ -76,7 +77,7 @@ class Reference:
             deformation = torch.as_tensor(
                 cell.deformation_from(self.cell), dtype=positions.dtype, device=positions.device
             )
-            start = start @ deformation
+            start = rows_times(start, deformation)
         moved = positions - start
         # a common drift changes no pair vector; the middle of the range removes it
         centre = (moved.amax(dim=0) + moved.amin(dim=0)) / 2.0

@@ -12,7 +12,16 @@ def pair_offsets(shifts: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
 
     They change only when the list or the cell does.
     """
-    return shifts.to(cell.dtype) @ cell
+    return rows_times(shifts.to(cell.dtype), cell)
+
+
+def rows_times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """(n, 3) ``rows @ matrix`` of a (3, 3) matrix, in full precision.
+
+    Written out, because a GPU may be told to round the factors of matrix products to ten bits
+    (``torch.set_float32_matmul_precision``): good for the layers of a net, not for coordinates.
+    """
+    return rows[:, 0:1] * matrix[0] + rows[:, 1:2] * matrix[1] + rows[:, 2:3] * matrix[2]
 
 
 def pair_vectors(
@@ -68,7 +77,12 @@ def virial_of_pairs(pairs: RequestedPairs, gradients: torch.Tensor) -> torch.Ten
 
     Under a strain every vector becomes ``r @ (1 + strain)``, hence the (3, 3) product.
     """
-    return pairs.vectors[: pairs.n_pairs].T @ _of_each_pair(pairs, gradients)
+    return outer_sum(pairs.vectors[: pairs.n_pairs], _of_each_pair(pairs, gradients))
+
+
+def outer_sum(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(3, 3) sum of the outer products of rows, summed in float64 (see :func:`rows_times`)."""
+    return (left.double().T @ right.double()).to(left.dtype)
 
 
 def _of_each_pair(pairs: RequestedPairs, gradients: torch.Tensor) -> torch.Tensor:

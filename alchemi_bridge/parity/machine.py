@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from alchemi_bridge.device import cuda_devices
+
 #: Packages whose version a number may depend on.
 PACKAGES = (
     "alchemi-bridge",
@@ -46,7 +48,7 @@ def machine(threads: int) -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "torch_threads": threads,
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "gpus": [torch.cuda.get_device_name(index) for index in range(cuda_devices())],
         "cuda": torch.version.cuda,
     }
 

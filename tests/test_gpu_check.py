@@ -1,0 +1,39 @@
+"""``make gpu-check`` has to start where only the package's own needs and pytest are installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Refuses the test tools and peers that a GPU machine may lack, then collects the GPU tests.
+COLLECT = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("hypothesis", "rich", "metatomic_ase", "xdist", "pytest_timeout"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Missing())
+import pytest
+sys.exit(pytest.main(["-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider", *sys.argv[1:]]))
+"""
+
+
+def test_gpu_tests_are_collected_without_test_tools() -> None:
+    mark = "mark" + ".gpu"  # as one word this file would be among those that make looks for
+    files = [p for p in sorted(ROOT.glob("tests/test_*.py")) if mark in p.read_text()]
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECT, *(str(p.relative_to(ROOT)) for p in files)],
+        cwd=ROOT,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert int(re.search(r"(\d+)/\d+ tests collected", done.stdout)[1]) > 200
