@@ -19,7 +19,8 @@ class Missing:
             raise ImportError(name)
 sys.meta_path.insert(0, Missing())
 import pytest
-sys.exit(pytest.main(["-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider", *sys.argv[1:]]))
+options = ["-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider"]
+sys.exit(pytest.main([*options, *sys.argv[1:]]))
 """
 
 
