@@ -115,7 +115,7 @@ class ManyStructures:
                 continue
             wanted = self._wanted(names, flag) if names else Wanted(False, False)
             chosen = [structures[k] for k in group]
-            inputs = [self._structure(s) for s in chosen]
+            inputs = [structure_of(s, self.loaded) for s in chosen]
             try:
                 found, _ = evaluate_structures(self.provider, inputs, wanted, numbers=group)
             except NoGradientError:
@@ -151,7 +151,7 @@ class ManyStructures:
         stress = compute_forces_and_stresses and all(all(s.pbc) for s in structures)
         wanted = Wanted(True, compute_forces_and_stresses, stress, per_atom)
         found, _ = evaluate_structures(
-            self.provider, [self._structure(s) for s in structures], wanted
+            self.provider, [structure_of(s, self.loaded) for s in structures], wanted
         )
         results: dict[str, Any] = {"energy": [as_float(r.energy) for r in found]}
         if per_atom:
@@ -189,20 +189,22 @@ class ManyStructures:
                 energy_per_atom=False,
                 extra=plan_extra(self.loaded.capabilities, model_outputs(outputs)),
             ),
-            prepare(self.provider, [self._structure(s) for s in structures]),
+            prepare(self.provider, [structure_of(s, self.loaded) for s in structures]),
             Wanted(energy=False, forces=False),
             selected=None if selected_atoms is None else selected_atoms.to(self.loaded.device),
             route=self.provider.route,
             check_consistency=bool(self.parameters["check_consistency"]),
         ).extra
 
-    def _structure(self, atoms: ase.Atoms) -> Structure:
-        return Structure(
-            types=np.asarray(atoms.numbers, dtype=np.int64),
-            positions=positions_of(atoms, self.loaded.device),
-            cell=Cell.of(atoms.cell.array, atoms.pbc),
-            inputs=quantities(atoms, self.loaded.requested_inputs),
-        )
+
+def structure_of(atoms: ase.Atoms, loaded: LoadedModel) -> Structure:
+    """A structure for a batch, in Å, with the inputs that the model requests."""
+    return Structure(
+        types=np.asarray(atoms.numbers, dtype=np.int64),
+        positions=positions_of(atoms, loaded.device),
+        cell=Cell.of(atoms.cell.array, atoms.pbc),
+        inputs=quantities(atoms, loaded.requested_inputs),
+    )
 
 
 def positions_of(atoms: ase.Atoms, device: torch.device) -> torch.Tensor:

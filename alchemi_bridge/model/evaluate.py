@@ -141,8 +141,7 @@ def _read(
 
 
 def _check_outputs(plan: OutputPlan, wanted: Wanted) -> None:
-    needed = wanted.energy or wanted.energies or wanted.by_gradient(plan)
-    if plan.energy is None and needed:
+    if plan.energy is None and wanted.needs_energy(plan):
         raise UnsupportedOutputError(
             "energy",
             expected="a model with an energy output",
@@ -162,7 +161,7 @@ def _requests(loaded: LoadedModel, plan: OutputPlan, wanted: Wanted) -> dict[str
     """Outputs that the wanted quantities are made from, in the model's own units."""
     length, energy = loaded.length_unit, loaded.energy_unit
     requests: dict[str, ModelOutput] = {}
-    needed = wanted.energy or wanted.energies or wanted.by_gradient(plan)
+    needed = wanted.needs_energy(plan)
     if plan.energy is not None and needed:
         kind = "atom" if wanted.energies else "system"
         requests[plan.energy] = ModelOutput(unit=energy, sample_kind=kind)

@@ -71,6 +71,10 @@ class Wanted:
         """Whether something has to be taken from the gradient of the energy."""
         return (self.forces and plan.force is None) or (self.virial and plan.stress is None)
 
+    def needs_energy(self, plan: OutputPlan) -> bool:
+        """Whether the energy output has to be evaluated, for itself or for its gradient."""
+        return self.energy or self.energies or self.by_gradient(plan)
+
 
 def plan_outputs(
     capabilities: ModelCapabilities,

@@ -12,9 +12,11 @@ import torch
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from alchemi_bridge.batch import Structure, StructureResult, evaluate_structures
+from alchemi_bridge.batch import StructureResult, evaluate_structures
 from alchemi_bridge.contract import Cell, ForceBuffers, Step
+from alchemi_bridge.device import cuda_devices
 from alchemi_bridge.engines.ase import BridgeCalculator
+from alchemi_bridge.engines.ase_batch import positions_of, structure_of
 from alchemi_bridge.engines.ase_inputs import quantities
 from alchemi_bridge.errors import UnsupportedOutputError
 from alchemi_bridge.model import Wanted
@@ -144,7 +146,7 @@ class _BridgeEvaluator(_AseEvaluator):
         provider = self._calculator.provider
         virial = torch.zeros((3, 3), dtype=torch.float64, device=provider.loaded.device)
         step = Step(
-            positions=torch.from_numpy(atoms.positions).to(provider.loaded.device),
+            positions=positions_of(atoms, provider.loaded.device),
             cell=Cell.of(atoms.cell.array, atoms.pbc),
             energy=False,
             forces=False,
@@ -164,7 +166,7 @@ class BridgeAsePath(ParityPath):
         self.description = f"BridgeCalculator on the {'GPU' if device == 'cuda' else 'CPU'}"
 
     def unavailable(self) -> str | None:
-        if self.device == "cuda" and not torch.cuda.is_available():
+        if self.device == "cuda" and cuda_devices() == 0:
             return "no CUDA device"
         return None
 
@@ -210,16 +212,7 @@ class _BatchEvaluator(Evaluator):
         return watch.ms / self.SIZE
 
     def _run(self, frames: Sequence[Atoms], wanted: Wanted) -> list[StructureResult]:
-        loaded = self._provider.loaded
-        structures = [
-            Structure(
-                types=np.asarray(atoms.numbers, dtype=np.int64),
-                positions=torch.from_numpy(atoms.positions).to(loaded.device),
-                cell=Cell.of(atoms.cell.array, atoms.pbc),
-                inputs=quantities(atoms, loaded.requested_inputs),
-            )
-            for atoms in frames
-        ]
+        structures = [structure_of(atoms, self._provider.loaded) for atoms in frames]
         return evaluate_structures(self._provider, structures, wanted)[0]
 
 

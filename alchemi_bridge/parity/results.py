@@ -45,8 +45,3 @@ class PathResult:
 def rms(values: np.ndarray) -> float:
     """Root of the mean square of all elements; 0 for none."""
     return float(np.sqrt(np.mean(np.square(values)))) if np.size(values) else 0.0
-
-
-def symmetric(virial: np.ndarray) -> np.ndarray:
-    """Symmetric part of a (3, 3) matrix: what remains of dE/d(strain) without rotation."""
-    return 0.5 * (virial + virial.T)
