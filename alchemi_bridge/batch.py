@@ -12,6 +12,7 @@ from metatensor.torch import TensorMap
 from alchemi_bridge.atoms import read_types, require_known_types
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import Quantity, require_cell, require_inputs
+from alchemi_bridge.delivery import require_finite_results
 from alchemi_bridge.device import DeviceBuffer
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.geometry import Geometry, system_input
@@ -22,7 +23,6 @@ from alchemi_bridge.provider import (
     FLOATS,
     MetatomicForceProvider,
     own_autograd_mode,
-    require_finite_results,
 )
 from alchemi_bridge.units import conversion_factor
 

@@ -104,6 +104,10 @@ class Cell:
                 got=f"pbc {self.pbc}",
                 fix="ask for the virial instead of the stress, or make the cell periodic",
             )
+        return self._volume
+
+    @cached_property
+    def _volume(self) -> float:
         return float(abs(np.linalg.det(self.vectors)))
 
     def scaled(self, factor: float) -> Cell:

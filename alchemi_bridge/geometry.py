@@ -6,25 +6,33 @@ count of searches.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from metatensor.torch import TensorMap
+from metatomic.torch import NeighborListOptions
 
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.errors import CellError, StalePairsError
 from alchemi_bridge.model import LoadedModel, SystemInput
+from alchemi_bridge.model.graph import Lasting
 from alchemi_bridge.neighbors import (
+    Marked,
+    Moved,
     Reference,
     RequestedPairs,
-    cut,
-    inspect_step,
-    pair_offsets,
-    pair_vectors,
-    squared_lengths,
+    advance,
+    fill,
+    mark,
+    read_facts,
+    refresh,
+    require_same_pairs,
+    shift_vectors,
 )
 from alchemi_bridge.neighbors.guard import (
     MIN_DISTANCE_ANGSTROM,
+    StepFacts,
     require_apart,
     require_finite,
 )
@@ -40,16 +48,36 @@ class StepGeometry:
     Attributes
     ----------
     positions
-        (n_atoms, 3) of the atoms that the model sees, in the working precision.
+        (n_atoms, 3) of the atoms that the model sees, in the model's precision.
     cell
         In the model's length unit.
+    rows, pbc
+        (3, 3) vectors of the cell in the model's precision, and (3,) bool, on its device.
     pairs
         Neighbours for each of the model's requests.
+    wide
+        (n_atoms, 3) positions in the working precision.
+    lasting
+        See :class:`~alchemi_bridge.model.graph.SystemInput`.
     """
 
     positions: torch.Tensor
     cell: Cell
+    rows: torch.Tensor
+    pbc: torch.Tensor
     pairs: list[RequestedPairs]
+    wide: torch.Tensor
+    lasting: Lasting | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Listed:
+    """All candidates as the model's neighbours, in memory that later steps use again."""
+
+    candidates: Candidates
+    moved: Moved
+    pairs: list[RequestedPairs]
+    lasting: Lasting
 
 
 class Geometry:
@@ -77,7 +105,11 @@ class Geometry:
         self._cell: Cell | None = None
         self._candidates: Candidates | None = None
         self._reference: Reference | None = None
-        self._offsets: tuple[Candidates, Cell, torch.Tensor] | None = None
+        self._box: _Box | None = None
+        self._listed: _Listed | None = None
+        #: Hand over all candidates, skin included, in memory that stays the same until the next
+        #: search, instead of cutting them in every step. For requests with ``strict=False`` only.
+        self.uncut = False
 
     def set_pairs(self, pairs: Pairs, cell: Cell) -> None:
         """Take a list, or the order to search when the next positions arrive."""
@@ -117,24 +149,40 @@ class Geometry:
                 got=str(now.pbc),
                 fix="call set_pairs when they change",
             )
+        if self._skin is not None:
+            return self._search(positions, now)
+        return self._handed(positions, now)
+
+    def _advance(
+        self,
+        positions: torch.Tensor,
+        cell: Cell,
+        reference: Reference | None,
+        into: Moved | None = None,
+    ) -> Moved:
         # Differences are taken in the wider of both precisions: what an engine knows in float64 is
         # not thrown away before the vectors are short.
-        wide = torch.promote_types(positions.dtype, self.loaded.dtype)
-        mine = positions if self.subset is None else positions[self.subset]
-        mine = mine.to(wide) * self.length  # new memory: kept as reference, the engine's moves on
-        return self._search(mine, now) if self._skin is not None else self._handed(mine, now)
+        dtype = self.loaded.dtype
+        return advance(positions, self.subset, self.length, cell, reference, dtype, into)
 
     def _handed(self, positions: torch.Tensor, cell: Cell) -> StepGeometry:
         """A list that the engine owns: check that it still holds."""
         assert self._candidates is not None
         assert self._cell is not None
-        # the list belongs to the cell that came with it, and to the positions of the first step
-        reference = self._reference or Reference.of(positions, self._cell)
+        reference = self._reference
+        if reference is None:
+            # the list belongs to the cell that came with it, and to the positions of the first step
+            first = self._advance(positions, self._cell, None)
+            require_finite(first.positions, read_facts(first, None), self.subset)
+            reference = Reference(first.positions.clone(), self._cell)
         geometry, displacement = self._cut(positions, cell, reference)
         reach, cutoff = self._candidates.reach, self.loaded.cutoff
         allowed = reference.allowance(cell, reach, cutoff)
-        rounding = reference.rounding(positions.dtype)
+        rounding = reference.rounding(reference.positions.dtype)
         smallest = max(allowed, 0.0) if cell.same_as(reference.cell) else allowed
+        if not displacement <= smallest + rounding:
+            # once more: the drift of the step before may not be that of this one
+            geometry, displacement = self._cut(positions, cell, reference)
         if not displacement <= smallest + rounding:  # also where an overflow gave NaN
             unit = self.loaded.length_unit
             raise StalePairsError(
@@ -144,7 +192,7 @@ class Geometry:
                 got=f"{displacement:.4g} {unit}"
                 if allowed >= 0.0
                 else f"{displacement:.4g} {unit} in a cell compressed by more than that",
-                fix="call set_pairs with a new list, also after wrapping positions",
+                fix="call set_pairs with a new list",
             )
         self._reference = reference  # only now: a step that was refused is not the first one
         return geometry
@@ -152,14 +200,15 @@ class Geometry:
     def _search(self, positions: torch.Tensor, cell: Cell) -> StepGeometry:
         """Own search: make a new one when the old may miss a pair."""
         if self._candidates is not None and self._reference is not None:
-            geometry, displacement = self._cut(positions, cell, self._reference)
             allowed = self._reference.allowance(cell, self._candidates.reach, self.loaded.cutoff)
+            geometry, displacement = self._cut(positions, cell, self._reference)
             if displacement < allowed:
                 return geometry
         assert self._skin is not None
-        require_finite(positions, inspect_step(positions, cell, None, None), self.subset)
-        self._candidates = find_pairs(positions, cell, self.loaded.cutoff + self._skin)
-        self._reference = Reference.of(positions, cell)
+        moved = self._advance(positions, cell, None)
+        require_finite(moved.positions, read_facts(moved, None), self.subset)
+        self._candidates = find_pairs(moved.positions, cell, self.loaded.cutoff + self._skin)
+        self._reference = Reference(moved.positions.clone(), cell)
         self.searches += 1
         return self._cut(positions, cell, self._reference)[0]
 
@@ -169,35 +218,122 @@ class Geometry:
         """Neighbours at these positions, and the displacement since the reference."""
         candidates = self._candidates
         assert candidates is not None
-        offsets = self._offsets_for(candidates, cell, positions.dtype)
-        vectors = pair_vectors(positions, candidates.first, candidates.second, offsets)
-        vectors = vectors.to(self.loaded.dtype)
-        squared = squared_lengths(vectors)
-        facts = inspect_step(positions, cell, reference, squared)
-        require_finite(positions, facts, self.subset)
-        unit = self.loaded.length_unit
-        require_apart(candidates, squared, facts, self._minimum, unit, self.subset)
+        if self.uncut:
+            return self._refresh(candidates, positions, cell, reference)
+        moved = self._advance(positions, cell, reference)
+        box = self._box_for(candidates, cell, moved.positions.dtype)
+        marked = [self._mark(candidates, moved, box, request) for request in self.loaded.requests]
+        shortest = marked[0].shortest if marked else None
+        facts = read_facts(moved, reference, shortest, [m.base[-1] for m in marked])
+        self._check(facts, candidates, moved, box)
         pairs = [
-            cut(
-                candidates,
-                vectors,
-                squared,
+            fill(candidates, moved.positions, box.offsets, m, n_rows, self.loaded.dtype)
+            for m, n_rows in zip(marked, facts.n_rows, strict=True)
+        ]
+        return StepGeometry(
+            moved.narrow, cell, box.rows, box.pbc, pairs, moved.positions
+        ), facts.displacement
+
+    def _refresh(
+        self, candidates: Candidates, positions: torch.Tensor, cell: Cell, reference: Reference
+    ) -> tuple[StepGeometry, float]:
+        """The same without a cut: new vectors in the lists of the search."""
+        listed, wide = self._listed, torch.promote_types(positions.dtype, self.loaded.dtype)
+        if (
+            listed is None
+            or listed.candidates is not candidates
+            or listed.moved.positions.dtype != wide
+        ):
+            moved = self._advance(positions, cell, reference)
+            box = self._box_for(candidates, cell, wide)
+            marked = [self._mark(candidates, moved, box, r, False) for r in self.loaded.requests]
+            sizes = torch.stack([m.base[-1] for m in marked]).tolist()
+            pairs = [
+                fill(candidates, moved.positions, box.offsets, m, n_rows, self.loaded.dtype)
+                for m, n_rows in zip(marked, sizes, strict=True)
+            ]
+            listed = self._listed = _Listed(candidates, moved, pairs, Lasting())
+            shortest = marked[0].shortest
+        else:
+            moved = self._advance(positions, cell, reference, listed.moved)
+            box = self._box_for(candidates, cell, wide)
+            for mine in listed.pairs:
+                shortest = refresh(
+                    candidates, moved.positions, box.offsets, mine.place, mine.vectors
+                )
+        facts = read_facts(moved, reference, shortest)
+        self._check(facts, candidates, moved, box)
+        geometry = StepGeometry(
+            moved.narrow, cell, box.rows, box.pbc, listed.pairs, moved.positions, listed.lasting
+        )
+        return geometry, facts.displacement
+
+    def require_right_pairs(self, geometry: StepGeometry) -> None:
+        """Debug mode: compare the lists of a step with those of a new search (slow)."""
+        for request, pairs in zip(self.loaded.requests, geometry.pairs, strict=True):
+            require_same_pairs(
+                pairs,
+                geometry.wide,
+                geometry.cell,
                 cutoff=float(request.cutoff),
                 full_list=bool(request.full_list),
+                uncut=self.uncut,
             )
-            for request in self.loaded.requests
-        ]
-        return StepGeometry(positions, cell, pairs), facts.displacement
 
-    def _offsets_for(self, candidates: Candidates, cell: Cell, dtype: torch.dtype) -> torch.Tensor:
-        """Offsets of the images; kept as long as list, cell and precision stay the same."""
-        if self._offsets is not None:
-            kept_candidates, kept_cell, offsets = self._offsets
-            if kept_candidates is candidates and offsets.dtype == dtype and cell.same_as(kept_cell):
-                return offsets
-        offsets = pair_offsets(candidates.shifts, cell.tensor(dtype, self.loaded.device))
-        self._offsets = (candidates, cell, offsets)
-        return offsets
+    def _mark(
+        self,
+        candidates: Candidates,
+        moved: Moved,
+        box: _Box,
+        request: NeighborListOptions,
+        with_cut: bool = True,
+    ) -> Marked:
+        return mark(
+            candidates,
+            moved.positions,
+            box.offsets,
+            cutoff=float(request.cutoff) if with_cut else math.inf,
+            full_list=bool(request.full_list),
+            dtype=self.loaded.dtype,
+        )
+
+    def _check(self, facts: StepFacts, candidates: Candidates, moved: Moved, box: _Box) -> None:
+        require_finite(moved.positions, facts, self.subset)
+        unit = self.loaded.length_unit
+        require_apart(
+            candidates, moved.positions, box.offsets, facts, self._minimum, unit, self.subset
+        )
+
+    def _box_for(self, candidates: Candidates, cell: Cell, dtype: torch.dtype) -> _Box:
+        """What the cell adds; kept as long as list, cell and precision stay the same."""
+        box = self._box
+        if (
+            box is not None
+            and box.candidates is candidates
+            and box.offsets.dtype == dtype
+            and (cell is box.cell or cell.same_as(box.cell))
+        ):
+            return box
+        device = self.loaded.device
+        self._box = _Box(
+            candidates=candidates,
+            cell=cell,
+            offsets=shift_vectors(candidates.table, cell.tensor(dtype, device)),
+            rows=cell.tensor(self.loaded.dtype, device),
+            pbc=torch.tensor(cell.pbc, device=device),
+        )
+        return self._box
+
+
+@dataclass(frozen=True, eq=False)
+class _Box:
+    """A cell on the device, and the vectors of a list's shifts in it."""
+
+    candidates: Candidates
+    cell: Cell
+    offsets: torch.Tensor
+    rows: torch.Tensor
+    pbc: torch.Tensor
 
 
 def system_input(
@@ -209,10 +345,11 @@ def system_input(
     """A step as the evaluation wants it: in the model's dtype, on its device."""
     return SystemInput(
         types=types,
-        positions=geometry.positions.to(loaded.dtype),
-        cell=geometry.cell.tensor(loaded.dtype, loaded.device),
-        pbc=torch.tensor(geometry.cell.pbc, device=loaded.device),
+        positions=geometry.positions,
+        cell=geometry.rows,
+        pbc=geometry.pbc,
         volume=geometry.cell.volume if all(geometry.cell.pbc) else None,
         pairs=geometry.pairs,
         inputs=inputs,
+        lasting=geometry.lasting,
     )

@@ -25,10 +25,10 @@ from alchemi_bridge.contract import (
     require_cell,
     require_kind,
 )
+from alchemi_bridge.delivery import Delivery
 from alchemi_bridge.device import DeviceBuffer, Event
 from alchemi_bridge.errors import (
     ConfigurationError,
-    NonFiniteResultError,
     PairListError,
     ProtocolError,
 )
@@ -44,6 +44,7 @@ from alchemi_bridge.model import (
 )
 from alchemi_bridge.model.inputs import build_inputs
 from alchemi_bridge.model.outputs import NonConservative
+from alchemi_bridge.model.tuning import Mode, Tuner, possible_modes
 from alchemi_bridge.pairs import Pairs
 from alchemi_bridge.uncertainty import warn_if_uncertain
 from alchemi_bridge.units import Units, conversion_factor
@@ -51,6 +52,9 @@ from alchemi_bridge.units import Units, conversion_factor
 LOGGER = logging.getLogger(__name__)
 
 FLOATS = (torch.float32, torch.float64)
+
+#: What runs without measuring: TorchScript as it comes, lists cut in every step.
+UNTUNED = Mode(optimize=True, uncut=False)
 
 #: Gradients are taken here, also for a caller who works without: engines run whole simulations
 #: under ``torch.inference_mode``, whose tensors can not take part in a graph.
@@ -85,6 +89,10 @@ class MetatomicForceProvider:
     gradient
         ``"leaves"``, ``"strain"``, or ``"auto"``: the first unless the model differentiates with
         respect to positions by itself. See :mod:`alchemi_bridge.model.graph`.
+    tuning
+        Try the ways of running the model in the first steps, and keep the fastest; see
+        :mod:`alchemi_bridge.model.tuning`. They differ in the last digits: without it, every run
+        of a program gives the same bits.
 
     Notes
     -----
@@ -106,6 +114,7 @@ class MetatomicForceProvider:
         sha256: str | None = None,
         check_consistency: bool = False,
         gradient: Literal["auto", "leaves", "strain"] = "auto",
+        tuning: bool = True,
     ) -> None:
         self.loaded: LoadedModel = load_model(
             model,
@@ -126,7 +135,9 @@ class MetatomicForceProvider:
         self._threshold = uncertainty_threshold
         self.check_consistency = check_consistency
         self._length = conversion_factor(self.units.length, self.loaded.length_unit)
-        self._energy = conversion_factor(self.loaded.energy_unit, self.units.energy)
+        energy = conversion_factor(self.loaded.energy_unit, self.units.energy)
+        self._delivery = Delivery(energy, self._length)
+        self._tuner = Tuner(self._modes() if tuning else [UNTUNED], self.loaded.device)
         self._atoms: PreparedAtoms | None = None
         self._geometry: Geometry | None = None
         self._results: Evaluation | None = None
@@ -150,6 +161,29 @@ class MetatomicForceProvider:
             inputs={name: request.unit for name, request in loaded.requested_inputs.items()},
             energies=self.plan.energy_per_atom,
         )
+
+    def _modes(self) -> list[Mode]:
+        loaded = self.loaded
+        may_be_uncut = (
+            self.route == "leaves"
+            and not self.check_consistency
+            and not any(bool(request.strict) for request in loaded.requests)
+            and len(loaded.requests) > 0
+            # what a model is given, or gives besides, must not change when the step is over
+            and not loaded.requested_inputs
+            and not self.plan.extra
+        )
+        return possible_modes(may_be_uncut=may_be_uncut)
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the way of running the model is settled."""
+        return self._tuner.done
+
+    @property
+    def mode(self) -> Mode:
+        """How the model is run at present."""
+        return self._tuner.mode
 
     @property
     def results(self) -> Evaluation:
@@ -250,7 +284,11 @@ class MetatomicForceProvider:
             step.ready.wait(device)
         if atoms.nothing_to_do:
             return Event.record(device)  # an empty rank: nothing to add
+        self._tuner.start()
+        mode, searches = self._tuner.mode, self._geometry.searches
+        self._geometry.uncut = mode.uncut
         system = self._geometry.step(positions, step.cell)
+        self._delivery.settle()  # the device was read just now: the last step is done
         inputs = build_inputs(
             self.loaded.requested_inputs,
             {**atoms.inputs, **step.inputs},
@@ -267,9 +305,9 @@ class MetatomicForceProvider:
             selected=atoms.selected,
             route=self.route,
             check_consistency=self.check_consistency,
+            optimize=mode.optimize,
         )
-        require_finite_results(evaluation)
-        contributions = self._contributions(evaluation, views)
+        self._delivery.add(evaluation, views, atoms.subset)
         self._results = evaluation
         if evaluation.uncertainty is not None and self._threshold is not None:
             factor = conversion_factor(self.loaded.energy_unit, "eV")
@@ -279,32 +317,8 @@ class MetatomicForceProvider:
                 atoms.subset,
                 stacklevel=4,  # past the decorator of this method
             )
-        for name, values in contributions.items():
-            of_atoms = name in ("forces", "energies")
-            _add(views[name], values, atoms.subset if of_atoms else None)
+        self._tuner.stop(counts=self._geometry.searches == searches)
         return Event.record(device)
-
-    def _contributions(
-        self, found: Evaluation, views: Mapping[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
-        """What to add to the engine's memory, in its units and precision."""
-        # dE/dx in the engine's units: energy factor over length factor
-        factors = {"forces": self._energy * self._length}
-        values = {
-            "energy": found.energy,
-            "forces": found.forces,
-            "virial": None if found.virial is None else found.virial[0],
-            "energies": found.energies,
-        }
-        contributions = {
-            name: (value.double() * factors.get(name, self._energy)).to(view.dtype)
-            for name, view in views.items()
-            if (value := values[name]) is not None
-        }
-        if any(view.dtype == torch.float32 for view in views.values()):
-            # float64 results may be beyond the range of a float32 buffer
-            _require_finite(contributions, "a buffer of float32")
-        return contributions
 
     def _require_atoms(self, call: str) -> PreparedAtoms:
         if self._atoms is None:
@@ -355,36 +369,6 @@ def choose_route(loaded: LoadedModel, gradient: str) -> Route:
         got=repr(gradient),
         fix="choose one of these",
     )
-
-
-def require_finite_results(evaluation: Evaluation) -> None:
-    """Raise :class:`NonFiniteResultError` if a result holds NaN or infinite values."""
-    names = ("energy", "forces", "virial", "energies", "uncertainty")
-    found = {n: v for n in names if (v := getattr(evaluation, n)) is not None}
-    _require_finite(found, "the model")
-
-
-def _require_finite(found: Mapping[str, torch.Tensor], source: str) -> None:
-    if not found:
-        return
-    # one number for all: its sum is finite only if everything is
-    total = torch.stack([v.double().abs().sum() for v in found.values()])
-    if bool(torch.isfinite(total).all()):
-        return
-    bad = [n for n, t in zip(found, total.tolist(), strict=True) if not abs(t) < float("inf")]
-    raise NonFiniteResultError(
-        f"{' and '.join(bad)} of {source}",
-        expected="finite values",
-        got="NaN or infinite values",
-        fix="check the structure (atoms too close or in an environment that the model never saw)",
-    )
-
-
-def _add(target: torch.Tensor, values: torch.Tensor, subset: torch.Tensor | None) -> None:
-    if subset is None:
-        target.add_(values)
-    else:
-        target.index_add_(0, subset, values)
 
 
 def _out_of_order(call: str, before: str) -> ProtocolError:

@@ -102,7 +102,7 @@ class BridgeCalculator(ManyStructures, Calculator):
         non_conservative: NonConservative = False,
         do_gradients_with_energy: bool = True,
         uncertainty_threshold: float | None = 0.1,
-        neighbor_skin: float = 2.0,
+        neighbor_skin: float = 1.0,
         sha256: str | None = None,
     ) -> None:
         super().__init__()
@@ -124,6 +124,7 @@ class BridgeCalculator(ManyStructures, Calculator):
         self._threshold = uncertainty_threshold
         self._numbers: np.ndarray | None = None  # what the provider knows of the atoms
         self._pbc: tuple[bool, ...] | None = None
+        self._cell: tuple[np.ndarray, Cell] | None = None
         self.additional_outputs: dict[str, TensorMap] = {}
         self.uncertainty: np.ndarray | None = None
         requested = self.loaded.requested_inputs
@@ -270,7 +271,7 @@ class BridgeCalculator(ManyStructures, Calculator):
         self.provider.compute(
             Step(
                 positions=positions_of(self.atoms, self.loaded.device),
-                cell=Cell.of(self.atoms.cell.array, self.atoms.pbc),
+                cell=self._cell_of(self.atoms),
                 energy=wanted.energy,
                 forces=wanted.forces,
                 virial=wanted.virial,
@@ -292,6 +293,13 @@ class BridgeCalculator(ManyStructures, Calculator):
         )
         self._keep_extras(n_atoms)
 
+    def _cell_of(self, atoms: ase.Atoms) -> Cell:
+        """The validated cell; the same object as long as nothing changes."""
+        numbers = np.append(atoms.cell.array.ravel(), atoms.pbc)
+        if self._cell is None or not np.array_equal(self._cell[0], numbers):
+            self._cell = (numbers, Cell.of(atoms.cell.array, atoms.pbc))
+        return self._cell[1]
+
     def _keep_extras(self, n_atoms: int) -> None:
         if n_atoms:
             self.additional_outputs = self.provider.results.extra
@@ -310,5 +318,5 @@ class BridgeCalculator(ManyStructures, Calculator):
             self.provider.set_atoms(Atoms(types=numbers))
             self._numbers = numbers
         if self._pbc != pbc:
-            self.provider.set_pairs(self._search, Cell.of(atoms.cell.array, atoms.pbc))
+            self.provider.set_pairs(self._search, self._cell_of(atoms))
             self._pbc = pbc

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import metatensor.torch as mts
 import torch
 from metatensor.torch import Labels, TensorMap
-from metatomic.torch import ModelEvaluationOptions, ModelOutput
+from metatomic.torch import ModelOutput
 
 from alchemi_bridge.errors import EvaluationError, UnsupportedOutputError, last_line
+from alchemi_bridge.model.execution import optimized
 from alchemi_bridge.model.graph import Graph, Route, SystemInput, build_graph, differentiate
 from alchemi_bridge.model.load import LoadedModel
 from alchemi_bridge.model.outputs import OutputPlan, Wanted, current_name
@@ -52,6 +53,7 @@ def evaluate(
     selected: Labels | None = None,
     route: Route = "leaves",
     check_consistency: bool = False,
+    optimize: bool = True,
 ) -> Evaluation:
     """Evaluate the model once on all systems.
 
@@ -69,6 +71,8 @@ def evaluate(
         How gradients are taken, see :mod:`alchemi_bridge.model.graph`.
     check_consistency
         Let metatomic check inputs and outputs (slow).
+    optimize
+        Let TorchScript optimise the model; which is faster depends on the model.
 
     Raises
     ------
@@ -80,13 +84,15 @@ def evaluate(
     _check_outputs(plan, wanted)
     by_gradient = wanted.by_gradient(plan)
     attach = route == "strain"
-    requests = _requests(loaded, plan, wanted)
+    requests = loaded.execution.kept_requests(
+        (plan, wanted), lambda: _requests(loaded, plan, wanted)
+    )
     # An output that is wanted for itself and as an extra one (in another unit, say) is asked for
     # twice, since a model can be asked for a name only once.
     extra_requests = {current_name(name): request for name, request in plan.extra.items()}
     twice = {name: request for name, request in extra_requests.items() if name in requests}
     once = {name: request for name, request in extra_requests.items() if name not in requests}
-    with torch.set_grad_enabled(by_gradient or attach):
+    with optimized(optimize), torch.set_grad_enabled(by_gradient or attach):
         graphs = [build_graph(loaded, s, by_gradient, attach) for s in systems]
         outputs = _run(loaded, {**requests, **once}, graphs, selected, check_consistency)
         found = _extra(outputs, once)
@@ -95,7 +101,8 @@ def evaluate(
             found.update(_extra(again, twice))
     extra = {name: found[current_name(name)] for name in plan.extra}
     try:
-        return _read(loaded, plan, systems, wanted, graphs, outputs, extra, selected is None)
+        with optimized(optimize):  # the way back is TorchScript's, too
+            return _read(loaded, plan, systems, wanted, graphs, outputs, extra, selected is None)
     except (RuntimeError, IndexError, ValueError, KeyError) as error:
         # what the model returns was not checked by metatomic: any of its numbers may be off
         raise EvaluationError(
@@ -122,14 +129,17 @@ def _read(
     forces, virial = results.direct(wanted)
     if wanted.by_gradient(plan):
         gradients = differentiate(results.energy_values(), graphs)
-        total = offsets[-1]
-        if wanted.forces and plan.force is None:
-            forces = torch.zeros((total, 3), dtype=loaded.dtype, device=loaded.device)
-            for k, (system, gradient) in enumerate(zip(systems, gradients, strict=True)):
-                gradient.add_forces(system, forces[offsets[k] : offsets[k + 1]])
-        if wanted.virial and plan.stress is None:
-            both = zip(systems, gradients, strict=True)
-            virial = torch.stack([gradient.virial(system) for system, gradient in both])
+        by_force, by_virial = (
+            wanted.forces and plan.force is None,
+            wanted.virial and not plan.stress,
+        )
+        found = torch.zeros((offsets[-1], 3), dtype=loaded.dtype, device=loaded.device)
+        virials = [
+            gradient.collect(system, found[offsets[k] : offsets[k + 1]], by_virial)
+            for k, (system, gradient) in enumerate(zip(systems, gradients, strict=True))
+        ]
+        forces = found if by_force else forces
+        virial = torch.stack([v for v in virials if v is not None]) if by_virial else virial
     return Evaluation(
         energy=results.energy() if wanted.energy else None,
         forces=forces,
@@ -183,12 +193,8 @@ def _run(
     check_consistency: bool,
 ) -> dict[str, TensorMap]:
     try:
-        options = ModelEvaluationOptions(
-            length_unit=loaded.length_unit, outputs=requests, selected_atoms=selected
-        )
-        return dict(
-            loaded.module([g.system for g in graphs], options, check_consistency=check_consistency)
-        )
+        systems = [g.system for g in graphs]
+        return loaded.execution.run(systems, requests, selected, check_consistency)
     except Exception as error:  # the model is foreign code and may raise anything
         raise EvaluationError(
             "evaluation of the model",

@@ -25,13 +25,11 @@ from alchemi_bridge.errors import EvaluationError, last_line
 from alchemi_bridge.model.load import LoadedModel
 from alchemi_bridge.neighbors import (
     RequestedPairs,
+    attached_vectors,
+    gather_forces,
     neighbor_block,
     outer_sum,
-    pair_offsets,
-    pair_vectors,
     rows_times,
-    sum_over_pairs,
-    virial_of_pairs,
 )
 
 Route = Literal["leaves", "strain"]
@@ -61,6 +59,8 @@ class SystemInput:
         Neighbours for each of the model's requests, in their order.
     inputs
         Extra inputs by name.
+    lasting
+        Given if positions and pair vectors are in the same memory in every step of this object.
     """
 
     types: torch.Tensor
@@ -70,6 +70,18 @@ class SystemInput:
     volume: float | None
     pairs: Sequence[RequestedPairs]
     inputs: dict[str, TensorMap] = field(default_factory=dict)
+    lasting: Lasting | None = None
+
+
+class Lasting:
+    """What the model is given, made once and kept from one pair search to the next.
+
+    Positions and pair vectors of later steps are written into the same memory, so that nothing is
+    built, and nothing is asked of the device.
+    """
+
+    def __init__(self) -> None:
+        self.graphs: dict[bool, Graph] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +93,7 @@ class Graph:
     system
         What the model is given.
     positions, cell, vectors
-        Leaves: (n_atoms, 3), (3, 3), and (n_rows, 3) for each of the model's requests.
+        Leaves: (n_atoms, 3), (3, 3), and (n_rows, 3, 1) for each of the model's requests.
     strain
         (3, 3) leaf of the other route, which replaces ``cell`` and ``vectors``; else ``None``.
     """
@@ -100,29 +112,47 @@ def build_graph(
 
     ``attach`` hangs the pair vectors on the positions, see the module's docstring.
     """
+    if source.lasting is not None and not attach:
+        return _lasting_graph(loaded, source, with_gradient, source.lasting)
+    return _new_graph(loaded, source, with_gradient, attach)
+
+
+def _lasting_graph(
+    loaded: LoadedModel, source: SystemInput, with_gradient: bool, lasting: Lasting
+) -> Graph:
+    graph = lasting.graphs.get(with_gradient)
+    if graph is None:
+        graph = lasting.graphs[with_gradient] = _new_graph(loaded, source, with_gradient, False)
+    with torch.no_grad():
+        graph.cell.copy_(source.cell)
+    return graph
+
+
+def _new_graph(
+    loaded: LoadedModel, source: SystemInput, with_gradient: bool, attach: bool
+) -> Graph:
     positions = source.positions.detach()
     cell = source.cell.detach()
-    vectors = [pairs.vectors.detach() for pairs in source.pairs]
+    vectors = [pairs.vectors.detach().unsqueeze(-1) for pairs in source.pairs]
     strain = None
     seen_positions, seen_cell, seen_vectors = positions, cell, vectors
     if attach:
         strain = torch.eye(3, dtype=loaded.dtype, device=loaded.device).requires_grad_(True)
         positions = positions.clone().requires_grad_(True)
         seen_positions, seen_cell = rows_times(positions, strain), rows_times(cell, strain)
-        seen_vectors = []
-        for pairs in source.pairs:
-            offsets = pair_offsets(pairs.shifts, seen_cell)
-            attached = pair_vectors(seen_positions, pairs.first, pairs.second, offsets)
-            # the value stays the accurate one; the graph is that of the attached vectors
-            seen_vectors.append(pairs.vectors + (attached - attached.detach()))
-    elif with_gradient:
-        # clones: the caller's tensors must not become leaves of this graph
-        positions = seen_positions = positions.clone().requires_grad_(True)
-        cell = seen_cell = cell.clone().requires_grad_(True)
-        vectors = seen_vectors = [v.requires_grad_(True) for v in vectors]
+        seen_vectors = [
+            attached_vectors(pairs, seen_positions, seen_cell).unsqueeze(-1)
+            for pairs in source.pairs
+        ]
+    else:
+        cell = seen_cell = cell.clone()
+    if with_gradient and not attach:
+        # new tensors on the memory of this step: the caller's must not become leaves of this graph
+        for leaf in (positions, cell, *vectors):
+            leaf.requires_grad_(True)
     system = System(source.types, seen_positions, seen_cell, source.pbc)
     for request, pairs, values in zip(loaded.requests, source.pairs, seen_vectors, strict=True):
-        system.add_neighbor_list(request, neighbor_block(pairs, values))
+        system.add_neighbor_list(request, neighbor_block(pairs.samples, values))
     for name, tensor_map in source.inputs.items():
         system.add_data(name, tensor_map)
     return Graph(system, positions, cell, vectors, strain)
@@ -138,26 +168,28 @@ class Gradient:
         self.strain = second if graph.strain is not None else None
         self.vectors = found[2:]
 
-    def add_forces(self, source: SystemInput, forces: torch.Tensor) -> None:
-        """Add to ``forces``, (n_atoms, 3) in the model's units, in place."""
+    def collect(
+        self, source: SystemInput, forces: torch.Tensor, with_virial: bool
+    ) -> torch.Tensor | None:
+        """Add to ``forces``, (n_atoms, 3) in the model's units, in place.
+
+        Returns (3, 3) dE/d(strain), not symmetrised, if it is wanted.
+        """
         if self.positions is not None:
             forces -= self.positions
+        rows = None
+        if with_virial and self.strain is None:
+            rows = torch.zeros((len(forces), 9), dtype=torch.float64, device=forces.device)
         for pairs, gradient in zip(source.pairs, self.vectors, strict=False):
             if gradient is not None:
-                sum_over_pairs(pairs, gradient, forces)
-
-    def virial(self, source: SystemInput) -> torch.Tensor:
-        """(3, 3) dE/d(strain), not symmetrised."""
-        if self.strain is not None:
-            return self.strain
-        total = torch.zeros_like(source.cell)
+                gather_forces(pairs, gradient, forces, rows)
+        if rows is None:
+            return self.strain if with_virial else None
+        total = rows.sum(dim=0).reshape(3, 3).to(source.cell.dtype)
         if self.positions is not None:
             total = total + outer_sum(source.positions, self.positions)
         if self.cell is not None:
             total = total + outer_sum(source.cell, self.cell)
-        for pairs, gradient in zip(source.pairs, self.vectors, strict=False):
-            if gradient is not None:
-                total = total + virial_of_pairs(pairs, gradient)
         return total
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from alchemi_bridge.errors import (
     UntrustedModelError,
     first_line,
 )
+from alchemi_bridge.model.execution import Execution
 from alchemi_bridge.model.trust import (
     ModelRecords,
     check_trust,
@@ -76,6 +78,14 @@ class LoadedModel:
     energy_unit: str
     requests: tuple[NeighborListOptions, ...]
     requested_inputs: dict[str, ModelOutput]
+
+    @cached_property
+    def execution(self) -> Execution:
+        """How the model is called."""
+        # what a model wants besides the systems may have to be converted by metatomic
+        return Execution(
+            self.module, self.length_unit, self.dtype, converts=bool(self.requested_inputs)
+        )
 
     @property
     def capabilities(self) -> ModelCapabilities:

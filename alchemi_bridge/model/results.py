@@ -27,6 +27,7 @@ class Results:
     ) -> None:
         self.loaded, self.plan, self.systems = loaded, plan, systems
         self.offsets, self.outputs, self.all_atoms = offsets, outputs, all_atoms
+        self._blocks: dict[str, TensorBlock] = {}
 
     def energy_values(self) -> torch.Tensor:
         """(n, 1) energies of systems or atoms, with their graph."""
@@ -35,7 +36,10 @@ class Results:
     def energy(self) -> torch.Tensor:
         """(n_systems,) float64, detached."""
         block = self._block(self.plan.energy, (1,))
-        values = block.values.detach().squeeze(1).double()
+        values = block.values.detach().squeeze(1)
+        if len(self.systems) == 1:
+            return values.sum(dtype=torch.float64).reshape(1)
+        values = values.double()
         total = torch.zeros(len(self.systems), dtype=torch.float64, device=values.device)
         return total.index_add_(0, block.samples.column("system").to(torch.int64), values)
 
@@ -84,21 +88,27 @@ class Results:
         return system.volume
 
     def _block(self, name: str | None, shape: tuple[int, ...]) -> TensorBlock:
-        if name not in self.outputs or len(self.outputs[str(name)]) != 1:
+        found = self._blocks.get(str(name))
+        if found is not None:
+            return found
+        tensor_map = self.outputs.get(str(name))
+        if tensor_map is None or len(tensor_map) != 1:
             raise EvaluationError(
                 f"output '{name}'",
                 expected="one block of values",
-                got="nothing" if name not in self.outputs else "several blocks",
+                got="nothing" if tensor_map is None else "several blocks",
                 fix="check the model with check_consistency=True",
             )
-        block = self.outputs[str(name)].block()
-        if tuple(block.values.shape[1:]) != shape:
+        block = tensor_map.block()
+        got = tuple(block.values.shape)
+        if got[1:] != shape:
             raise EvaluationError(
                 f"output '{name}'",
                 expected=f"values of shape {('any', *shape)}",
-                got=f"shape {tuple(block.values.shape)}",
+                got=f"shape {got}",
                 fix="check the model with check_consistency=True",
             )
+        self._blocks[str(name)] = block
         return block
 
     def _rows(self, block: TensorBlock) -> torch.Tensor:

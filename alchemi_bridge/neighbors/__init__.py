@@ -1,28 +1,33 @@
-"""Every step: vectors of the candidate pairs, cut at each cutoff that the model requests."""
+"""Every step: coordinates, the guard, the cut at each cutoff, and gradients on the way back."""
 
-from alchemi_bridge.neighbors.blocks import RequestedPairs, cut, neighbor_block
-from alchemi_bridge.neighbors.guard import Reference, inspect_step
-from alchemi_bridge.neighbors.vectors import (
+from alchemi_bridge.neighbors.advance import Moved, Reference, advance
+from alchemi_bridge.neighbors.blocks import RequestedPairs, neighbor_block
+from alchemi_bridge.neighbors.cut import Marked, fill, mark, refresh, rows_times, shift_vectors
+from alchemi_bridge.neighbors.gradients import (
+    add_rows,
+    attached_vectors,
+    gather_forces,
     outer_sum,
-    pair_offsets,
-    pair_vectors,
-    rows_times,
-    squared_lengths,
-    sum_over_pairs,
-    virial_of_pairs,
 )
+from alchemi_bridge.neighbors.guard import read_facts
+from alchemi_bridge.neighbors.reference import require_same_pairs
 
 __all__ = [
+    "Marked",
+    "Moved",
     "Reference",
     "RequestedPairs",
-    "cut",
-    "inspect_step",
+    "add_rows",
+    "advance",
+    "attached_vectors",
+    "fill",
+    "gather_forces",
+    "mark",
     "neighbor_block",
     "outer_sum",
-    "pair_offsets",
-    "pair_vectors",
+    "read_facts",
+    "refresh",
+    "require_same_pairs",
     "rows_times",
-    "squared_lengths",
-    "sum_over_pairs",
-    "virial_of_pairs",
+    "shift_vectors",
 ]

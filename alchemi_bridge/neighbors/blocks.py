@@ -1,19 +1,14 @@
-"""Candidates cut at a requested cutoff, as the TensorBlock that metatomic wants."""
+"""The pairs of one request of the model, and the TensorBlock that metatomic wants of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from metatensor.torch import Labels, TensorBlock
 
 from alchemi_bridge.pairs import Candidates
-
-#: The model computes lengths in its own arithmetic: three squares, two sums, a root and the rounded
-#: cutoff are off by less than 2 eps in all, which is 4 eps of the square; the square of a float64
-#: model is off by 2 more. Pairs that close to the cutoff are left out (2e-6 Å of 5 Å in float32):
-#: to the model they could be beyond it.
-EDGE_EPS = 6.0
 
 SAMPLE_NAMES = ["first_atom", "second_atom", "cell_shift_a", "cell_shift_b", "cell_shift_c"]
 
@@ -25,17 +20,19 @@ class RequestedPairs:
     Attributes
     ----------
     samples
-        (n_rows, 5) int32 rows ``(first, second, shift)``.
+        (n_rows, 5) int32 rows ``(first, second, shift)``, sorted.
     vectors
         (n_rows, 3) in the model's dtype and length unit.
-    n_pairs
-        The first ``n_pairs`` rows are the distinct pairs. For a full list as many follow: the same
-        pairs backwards, in the same order.
+    candidates
+        What they were cut from.
+    place
+        (n_candidates,) int32 row of each candidate, -1 for those that were left out.
     """
 
     samples: torch.Tensor
     vectors: torch.Tensor
-    n_pairs: int
+    candidates: Candidates
+    place: torch.Tensor
 
     @property
     def first(self) -> torch.Tensor:
@@ -53,58 +50,29 @@ class RequestedPairs:
         return self.samples[:, 2:]
 
 
-def cut(
-    candidates: Candidates,
-    vectors: torch.Tensor,
-    squared: torch.Tensor,
-    *,
-    cutoff: float,
-    full_list: bool,
-) -> RequestedPairs:
-    """Keep the pairs with ``|r| < cutoff``, in both directions or one.
-
-    Lists for ``strict=False`` requests are cut, too: the model may get fewer pairs than it could
-    stand, never one too many.
-
-    Parameters
-    ----------
-    candidates
-        All pairs of the search.
-    vectors
-        (n_pairs, 3) of all candidates, in the model's dtype.
-    squared
-        (n_pairs,) their squared lengths in float64, from the rounded ``vectors``, so that no pair
-        is handed over whose length in the model's arithmetic is at or beyond the cutoff.
-    cutoff
-        In the model's length unit.
-    full_list
-        Both directions, or each pair once.
-    """
-    keep = squared < cutoff * cutoff * (1.0 - EDGE_EPS * torch.finfo(vectors.dtype).eps)
-    index = torch.nonzero(keep).squeeze(1)
-    samples = candidates.samples.index_select(0, index)
-    vectors = vectors.index_select(0, index)
-    if full_list:
-        samples = torch.cat([samples, candidates.reversed_samples.index_select(0, index)])
-        vectors = torch.cat([vectors, -vectors])
-    return RequestedPairs(samples, vectors, n_pairs=len(index))
+@lru_cache(maxsize=8)
+def _components(device: torch.device) -> tuple[list[Labels], Labels]:
+    """Metadata that is the same for all blocks."""
+    xyz = torch.arange(3, dtype=torch.int32, device=device)[:, None]
+    distance = torch.zeros((1, 1), dtype=torch.int32, device=device)
+    return [Labels(["xyz"], xyz)], Labels(["distance"], distance)
 
 
-def neighbor_block(pairs: RequestedPairs, vectors: torch.Tensor) -> TensorBlock:
+def neighbor_block(samples: torch.Tensor, values: torch.Tensor) -> TensorBlock:
     """The block with metatomic's metadata.
 
     Parameters
     ----------
-    pairs
-        Indices and shifts.
-    vectors
-        (n_pairs, 3) values to store: ``pairs.vectors``, or the same numbers attached to a graph.
+    samples
+        (n_rows, 5) int32 of :class:`RequestedPairs`: unique by construction, since candidates hold
+        every pair once.
+    values
+        (n_rows, 3, 1) vectors.
     """
-    device = vectors.device
+    components, properties = _components(values.device)
     return TensorBlock(
-        values=vectors.unsqueeze(-1),
-        # unique by construction: candidates hold every pair once
-        samples=Labels(SAMPLE_NAMES, pairs.samples, assume_unique=True),
-        components=[Labels(["xyz"], torch.arange(3, dtype=torch.int32, device=device)[:, None])],
-        properties=Labels(["distance"], torch.zeros((1, 1), dtype=torch.int32, device=device)),
+        values=values,
+        samples=Labels(SAMPLE_NAMES, samples, assume_unique=True),
+        components=components,
+        properties=properties,
     )

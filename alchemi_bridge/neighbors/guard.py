@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from alchemi_bridge.cell import Cell
 from alchemi_bridge.errors import NonFiniteError, OverlapError
-from alchemi_bridge.neighbors.vectors import rows_times
+from alchemi_bridge.neighbors.advance import FACTS, Moved, Reference
 from alchemi_bridge.pairs import Candidates
 
 #: Atoms closer than this (in angstrom) sit on the same point: no potential is defined there, and
@@ -18,112 +17,63 @@ from alchemi_bridge.pairs import Candidates
 MIN_DISTANCE_ANGSTROM = 1e-3
 
 
-#: Roundings of a coordinate on the way to a displacement: three products, two sums, two differences
-#: and as many for the deformation itself.
-ROUNDING_EPS = 16.0
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """Geometry for which a pair list was complete up to its reach.
+@dataclass(frozen=True)
+class StepFacts:
+    """What one read from the device says about a step.
 
     Attributes
     ----------
-    positions
-        (n_atoms, 3) in the model's length unit, memory of our own.
-    cell
-        Cell of the same moment.
-    extent
-        Largest absolute coordinate; zero without atoms.
+    displacement
+        Largest since the pair search, beyond deformation and drift.
+    finite
+        Whether all coordinates are.
+    shortest
+        Length of the shortest candidate.
+    n_rows
+        How many rows each of the lists has that are to be cut.
     """
-
-    positions: torch.Tensor
-    cell: Cell
-    extent: float
-
-    @classmethod
-    def of(cls, positions: torch.Tensor, cell: Cell) -> Reference:
-        """The reference at these positions, which the caller must not change afterwards."""
-        extent = float(positions.abs().amax()) if len(positions) else 0.0
-        return cls(positions, cell, extent)
-
-    def rounding(self, dtype: torch.dtype) -> float:
-        """How far rounding alone may seem to displace an atom.
-
-        Coordinates are taken through a 3x3 product and two differences, each of which rounds to
-        an eps of the coordinate.
-        """
-        return ROUNDING_EPS * float(torch.finfo(dtype).eps) * self.extent
-
-    def allowance(self, cell: Cell, reach: float, cutoff: float) -> float:
-        """How far atoms may be from where the cell's deformation alone would have put them.
-
-        With ``F`` the deformation of the cell since the search, a pair that is not in the list was
-        farther than ``reach`` and is now farther than ``s * reach - 2 u``, where ``s`` is the
-        smallest singular value of ``F`` and ``u`` the largest displacement that is left once ``F``
-        is taken out. Nothing is missed as long as that is not below the cutoff.
-        """
-        if cell.same_as(self.cell):
-            smallest = 1.0
-        else:
-            deformation = cell.deformation_from(self.cell)
-            smallest = float(np.linalg.svd(deformation, compute_uv=False)[-1])
-        return (smallest * reach - cutoff) / 2.0
-
-    def displacement(self, positions: torch.Tensor, cell: Cell) -> torch.Tensor:
-        """Scalar tensor: largest displacement beyond deformation and common drift."""
-        start = self.positions
-        if not cell.same_as(self.cell):
-            deformation = torch.as_tensor(
-                cell.deformation_from(self.cell), dtype=positions.dtype, device=positions.device
-            )
-            start = rows_times(start, deformation)
-        moved = positions - start
-        # a common drift changes no pair vector; the middle of the range removes it
-        centre = (moved.amax(dim=0) + moved.amin(dim=0)) / 2.0
-        return torch.linalg.vector_norm(moved - centre, dim=1).amax()
-
-
-@dataclass(frozen=True)
-class StepFacts:
-    """What one read from the device says about a step."""
 
     displacement: float
     finite: bool
     shortest: float
+    n_rows: tuple[int, ...]
 
 
-def inspect_step(
-    positions: torch.Tensor,
-    cell: Cell,
+def read_facts(
+    moved: Moved,
     reference: Reference | None,
-    squared: torch.Tensor | None,
+    shortest: torch.Tensor | None = None,
+    n_rows: Sequence[torch.Tensor] = (),
 ) -> StepFacts:
-    """Largest displacement since the search, finiteness, and the shortest pair.
+    """Read what the kernels found: the only time that the host waits for the device in a step.
 
     Parameters
     ----------
-    positions
-        (n_atoms, 3) of this step.
-    cell
-        Of this step.
+    moved
+        Coordinates of the step, with their facts.
     reference
-        Geometry of the search, or ``None`` if there was none yet.
-    squared
-        (n_pairs,) squared lengths of the candidates, or ``None``.
+        Its drift follows the atoms.
+    shortest
+        (n_atoms,) float64, minus the squared length of the shortest pair of each row.
+    n_rows
+        Scalar tensors.
     """
-    if len(positions) == 0:
-        return StepFacts(0.0, True, math.inf)
-    zero = positions.new_zeros((), dtype=torch.float64)
-    moved = zero if reference is None else reference.displacement(positions, cell).double()
-    shortest = zero + math.inf
-    if squared is not None and len(squared):
-        shortest = squared.amin().double()
-    # a sum is finite only if every term is (an overflow of finite terms is refused with reason:
-    # such coordinates are no geometry)
-    total = positions.sum().double()
-    displacement, sum_of_all, squared_min = torch.stack([moved, total, shortest]).tolist()
-    return StepFacts(displacement, math.isfinite(sum_of_all), math.sqrt(max(squared_min, 0.0)))
+    with_pairs = shortest is not None and len(shortest) > 0
+    columns = [moved.facts]
+    if shortest is not None and with_pairs:
+        columns.append(shortest.amax().reshape(1))
+    columns += [n.reshape(1).double() for n in n_rows]
+    found = (torch.cat(columns) if len(columns) > 1 else moved.facts).tolist()
+    if not with_pairs:
+        found.insert(FACTS, -math.inf)
+    if reference is not None and found[1] == 0.0 and len(moved.positions):
+        reference.follow([-v for v in found[5:8]], found[2:5])
+    return StepFacts(
+        displacement=math.sqrt(found[0]),
+        finite=found[1] == 0.0,
+        shortest=math.sqrt(max(-found[FACTS], 0.0)),
+        n_rows=tuple(int(n) for n in found[FACTS + 1 :]),
+    )
 
 
 def require_finite(
@@ -141,16 +91,15 @@ def require_finite(
     raise NonFiniteError(
         "positions",
         expected="finite coordinates",
-        got=f"NaN or infinite values for {len(bad)} atoms ({named})"
-        if bad
-        else "coordinates whose sum overflows",
+        got=f"NaN or infinite values for {len(bad)} atoms ({named})",
         fix="look for a blown-up step before this one",
     )
 
 
 def require_apart(
     candidates: Candidates,
-    squared: torch.Tensor,
+    positions: torch.Tensor,
+    offsets: torch.Tensor,
     facts: StepFacts,
     minimum: float,
     unit: str,
@@ -158,12 +107,19 @@ def require_apart(
 ) -> None:
     """Raise :class:`OverlapError` naming the atoms if a pair is closer than ``minimum``.
 
-    ``names`` maps the candidates' indices to the engine's.
+    Parameters
+    ----------
+    positions, offsets
+        Of this step, see :class:`Moved` and :func:`~alchemi_bridge.neighbors.cut.shift_vectors`.
+    names
+        Maps the candidates' indices to the engine's.
     """
     if facts.shortest >= minimum:
         return
-    k = int(torch.argmin(squared))
-    pair = torch.stack([candidates.first[k], candidates.second[k]])
+    first, second = candidates.first.long(), candidates.second.long()
+    vectors = positions[second] - positions[first] + offsets[candidates.code.long()]
+    k = int(torch.argmin((vectors.double() ** 2).sum(dim=1)))
+    pair = torch.stack([first[k], second[k]])
     if names is not None:
         pair = names[pair]
     i, j = pair.tolist()

@@ -1,66 +1,15 @@
-"""Candidate pairs: the one form that every pair list is decoded into, once per pair search.
-
-Every pair once; the reverse of a pair has the same vector with the other sign, so that all work
-per pair is done once, and both directions are written only where the model wants them. This is the
-torch reference; it works on any device.
-"""
+"""From what an engine hands over to candidate pairs, once per pair search."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
 from alchemi_bridge.device import DeviceBuffer
 from alchemi_bridge.errors import PairListError
 from alchemi_bridge.pairs.lists import FullPairs, HalfPairs
+from alchemi_bridge.pairs.rows import Candidates, candidates_from_pairs
 
 INDEX_DTYPES = (torch.int32, torch.int64)
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """Every pair once, sorted by ``(first, second, shift)``.
-
-    The order depends on the set of pairs alone, not on who found them or where the atoms were at
-    the search, so that sums over pairs give the same bits whatever the history. Made by
-    :func:`sorted_candidates`.
-
-    Attributes
-    ----------
-    n_atoms
-        Number of atoms that the indices refer to.
-    first, second
-        (n_pairs,) int64, ``first <= second``.
-    shifts
-        (n_pairs, 3) int32.
-    reach
-        Distance up to which the list was complete at the search, in the model's length unit.
-    """
-
-    n_atoms: int
-    first: torch.Tensor
-    second: torch.Tensor
-    shifts: torch.Tensor
-    reach: float
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    @cached_property
-    def samples(self) -> torch.Tensor:
-        """(n_pairs, 5) int32 rows ``(first, second, shift)``, as metatomic wants them."""
-        return torch.cat([_column(self.first), _column(self.second), self.shifts], dim=1)
-
-    @cached_property
-    def reversed_samples(self) -> torch.Tensor:
-        """(n_pairs, 5) int32 rows of the same pairs backwards, ``(second, first, -shift)``."""
-        return torch.cat([_column(self.second), _column(self.first), -self.shifts], dim=1)
-
-
-def _column(index: torch.Tensor) -> torch.Tensor:
-    return index.to(torch.int32)[:, None]
 
 
 def decode(
@@ -104,33 +53,11 @@ def decode(
         inside = (first >= 0) & (second >= 0)
         first, second, shifts = first[inside], second[inside], shifts[inside]
         n_atoms = len(subset)
-    merge = _one_direction if isinstance(pairs, FullPairs) else sorted_candidates
-    found = merge(first, second, shifts, n_atoms=n_atoms, reach=reach)
-    _check_unique(found)
-    return found
-
-
-def sorted_candidates(
-    first: torch.Tensor,
-    second: torch.Tensor,
-    shifts: torch.Tensor,
-    *,
-    n_atoms: int,
-    reach: float,
-) -> Candidates:
-    """Candidates from int64 pairs that are listed once, in either direction and any order."""
-    swap = ~_is_canonical(first, second, shifts)
-    first, second = torch.where(swap, second, first), torch.where(swap, first, second)
-    shifts = torch.where(swap[:, None], -shifts, shifts)
-    if len(first):
-        # stable sorts from the last key to the first; columns without variety need none
-        order = torch.arange(len(first), device=first.device)
-        spread = (shifts.amax(dim=0) > shifts.amin(dim=0)).tolist()
-        keys = [shifts[:, k] for k in (2, 1, 0) if spread[k]] + [first * n_atoms + second]
-        for key in keys:
-            order = order[torch.argsort(key[order], stable=True)]
-        first, second, shifts = first[order], second[order], shifts[order]
-    return Candidates(n_atoms, first, second, shifts.to(torch.int32), reach)
+    full = isinstance(pairs, FullPairs)
+    name = "full pair list" if full else "pair list"
+    return candidates_from_pairs(
+        first, second, shifts, n_atoms=n_atoms, reach=reach, both=not full, name=name
+    )
 
 
 def _read(
@@ -185,51 +112,6 @@ def _check_indices(
             expected="cell shifts of a few cells",
             got=f"a shift of {wide}",
             fix="check that the shifts are integers in units of cell vectors",
-        )
-
-
-def _is_canonical(first: torch.Tensor, second: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
-    """True for one of the two directions: first < second, or for images the positive shift."""
-    x, y, z = shifts.unbind(dim=1)
-    positive = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
-    return (first < second) | ((first == second) & positive)
-
-
-def _one_direction(
-    first: torch.Tensor,
-    second: torch.Tensor,
-    shifts: torch.Tensor,
-    *,
-    n_atoms: int,
-    reach: float,
-) -> Candidates:
-    """Candidates from a full list, after a check that one half of it mirrors the other."""
-    keep = _is_canonical(first, second, shifts)
-    forward, backward = (
-        sorted_candidates(first[k], second[k], shifts[k], n_atoms=n_atoms, reach=reach)
-        for k in (keep, ~keep)
-    )
-    if not torch.equal(forward.samples, backward.samples):
-        raise PairListError(
-            "full pair list",
-            expected="with every pair (i, j, S) also (j, i, -S)",
-            got=f"{len(forward)} pairs in one direction that do not mirror {len(backward)} in the "
-            "other",
-            fix="hand over HalfPairs if every pair is listed once",
-        )
-    return forward
-
-
-def _check_unique(found: Candidates) -> None:
-    rows = found.samples  # sorted, so that equal ones are neighbours
-    repeated = (rows[1:] == rows[:-1]).all(dim=1)
-    if bool(repeated.any()):
-        i, j, *shift = rows[1:][repeated][0].tolist()
-        raise PairListError(
-            "pair list",
-            expected="every pair once",
-            got=f"pair ({i}, {j}) with shift {tuple(shift)} listed more than once",
-            fix="remove repeated pairs",
         )
 
 

@@ -10,7 +10,7 @@ import vesin
 
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.errors import CellError, InputError
-from alchemi_bridge.pairs.candidates import Candidates, sorted_candidates
+from alchemi_bridge.pairs.rows import Candidates, candidates_from_pairs
 from alchemi_bridge.pairs.tree import find_pairs_by_tree
 
 #: More pairs than this are refused before the search: a cell this small (or a cutoff this large) is
@@ -67,23 +67,25 @@ def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
     host = np.ascontiguousarray(positions.detach().cpu().numpy(), dtype=np.float64)
     n_atoms = len(host)
     if n_atoms == 0 or reach <= 0.0:
-        empty = torch.empty(0, dtype=torch.int64, device=device)
-        no_shifts = torch.empty((0, 3), dtype=torch.int64, device=device)
-        return sorted_candidates(empty, empty, no_shifts, n_atoms=n_atoms, reach=reach)
+        empty = torch.empty(0, dtype=torch.int32, device=device)
+        no_shifts = torch.empty((0, 3), dtype=torch.int32, device=device)
+        return candidates_from_pairs(
+            empty, empty, no_shifts, n_atoms=n_atoms, reach=reach, both=True
+        )
     _check_extent(host, cell, reach)
     box = _box(host, cell, reach)
     if _suits_vesin(box, reach):
         search = vesin.NeighborList(cutoff=reach, full_list=False)
         first, second, shifts = search.compute(host, box, True, quantities="ijS")
-        first, second = first.astype(np.int64), second.astype(np.int64)
     else:
         first, second, shifts = find_pairs_by_tree(host, cell, reach)
-    return sorted_candidates(
-        torch.from_numpy(first).to(device),
-        torch.from_numpy(second).to(device),
-        torch.from_numpy(shifts.astype(np.int64)).to(device),
+    return candidates_from_pairs(
+        torch.from_numpy(first.astype(np.int32)).to(device),
+        torch.from_numpy(second.astype(np.int32)).to(device),
+        torch.from_numpy(shifts.astype(np.int32)).to(device),
         n_atoms=n_atoms,
         reach=reach,
+        both=True,
     )
 
 

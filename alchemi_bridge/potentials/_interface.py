@@ -13,7 +13,7 @@ from metatomic.torch import NeighborListOptions, System
 
 
 def gather_pairs(
-    systems: List[System], options: NeighborListOptions
+    systems: List[System], options: NeighborListOptions, needs_second: bool = True
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Concatenate the pairs of all systems, with atoms counted through.
 
@@ -23,6 +23,8 @@ def gather_pairs(
         At least one system, each holding the neighbour list that ``options`` asks for.
     options
         The request that the list was made for.
+    needs_second
+        Without it ``second`` is empty.
 
     Returns
     -------
@@ -31,18 +33,21 @@ def gather_pairs(
         indices into the concatenated atoms.
     """
     vectors: List[torch.Tensor] = []
-    indices: List[torch.Tensor] = []
+    first: List[torch.Tensor] = []
+    second: List[torch.Tensor] = []
     offset = 0
     for system in systems:
         neighbors = system.get_neighbor_list(options)
-        vectors.append(neighbors.values.reshape(-1, 3))
-        pair = neighbors.samples.values[:, :2].to(torch.int64)
-        indices.append(pair if offset == 0 else pair + offset)
+        vectors.append(neighbors.values.squeeze(-1))
+        pairs = neighbors.samples.values
+        index = pairs[:, 0].to(torch.int64)
+        first.append(index if offset == 0 else index + offset)
+        index = pairs[:, 1].to(torch.int64) if needs_second else index[:0]
+        second.append(index if offset == 0 else index + offset)
         offset += len(system)
     if len(systems) == 1:
-        return vectors[0], indices[0][:, 0].contiguous(), indices[0][:, 1].contiguous()
-    index = torch.cat(indices)
-    return torch.cat(vectors), index[:, 0].contiguous(), index[:, 1].contiguous()
+        return vectors[0], first[0], second[0]
+    return torch.cat(vectors), torch.cat(first), torch.cat(second)
 
 
 def concatenated_types(systems: List[System]) -> torch.Tensor:

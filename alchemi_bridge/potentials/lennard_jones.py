@@ -61,6 +61,7 @@ class LennardJones(torch.nn.Module):
         super().__init__()
         self.cutoff = cutoff
         self.full_list = full_list
+        self.strict = strict
         self.n_types = len(types)
         self.request = NeighborListOptions(cutoff=cutoff, full_list=full_list, strict=strict)
 
@@ -76,8 +77,9 @@ class LennardJones(torch.nn.Module):
             shift = c12 * cutoff**-12 - c6 * cutoff**-6
         if truncation == "force-shift":
             slope = -12.0 * c12 * cutoff**-13 + 6.0 * c6 * cutoff**-7
-        # one row per ordered pair of species; u(r) = c12/r^12 - c6/r^6 - slope*r - constant
-        table = torch.stack([c12, c6, slope, shift - slope * cutoff]).reshape(4, -1)
+        # one column per ordered pair of species; u(r) = c12/r^12 - c6/r^6 - slope*r - constant, and
+        # half of it for each of the two atoms
+        table = 0.5 * torch.stack([c12, c6, slope, shift - slope * cutoff]).reshape(4, -1)
         self.register_buffer("coefficients", table)
 
     def requested_neighbor_lists(self) -> List[NeighborListOptions]:
@@ -100,20 +102,23 @@ class LennardJones(torch.nn.Module):
             return results
 
         types = concatenated_types(systems)
-        vectors, first, second = gather_pairs(systems, self.request)
-        coefficients = self.coefficients
+        needs_second = self.n_types > 1 or not self.full_list
+        vectors, first, second = gather_pairs(systems, self.request, needs_second)
+        repulsion, attraction, slope, constant = self.coefficients.unbind(0)
         if self.n_types > 1:
             species = self.type_index.index_select(0, types)
             pair = species.index_select(0, first) * self.n_types + species.index_select(0, second)
-            coefficients = coefficients.index_select(1, pair)
+            repulsion, attraction = repulsion.index_select(0, pair), attraction.index_select(0, pair)
+            slope, constant = slope.index_select(0, pair), constant.index_select(0, pair)
 
-        r_squared = (vectors * vectors).sum(dim=1)
+        # by columns: a sum over rows of three takes ten times as long on a CPU
+        x, y, z = vectors.unbind(1)
+        r_squared = x * x + y * y + z * z
         r = r_squared.sqrt()
         inverse_6 = r_squared.reciprocal().pow(3)
-        energy = (coefficients[0] * inverse_6 - coefficients[1]) * inverse_6
-        energy = energy - coefficients[2] * r - coefficients[3]
-        # lists made with strict=False hold pairs beyond the cutoff
-        half = torch.where(r < self.cutoff, 0.5 * energy, torch.zeros_like(energy))
+        half = (repulsion * inverse_6 - attraction) * inverse_6 - slope * r - constant
+        if not self.strict:  # the list may hold pairs beyond the cutoff
+            half = torch.where(r < self.cutoff, half, 0.0)
 
         energies = torch.zeros(types.shape[0], dtype=r.dtype, device=r.device)
         energies = energies.index_add(0, first, half)

@@ -1,0 +1,135 @@
+"""Results on their way into the engine's memory: converted, checked, and added or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from alchemi_bridge.errors import NonFiniteResultError
+from alchemi_bridge.model import Evaluation
+from alchemi_bridge.neighbors import add_rows
+
+RESULTS = ("energy", "forces", "virial", "energies", "uncertainty")
+
+
+class Delivery:
+    """Adds the results of each step to the engine's buffers.
+
+    On a host a result that is not finite raises at once. On a GPU the host does not wait for
+    results: there nothing is added if one of them is not finite, and the error is raised by
+    :meth:`settle`, when the next step has read from the device anyway, or when somebody waits for
+    the step's event.
+
+    Parameters
+    ----------
+    energy
+        Factor from the model's energy unit to the engine's.
+    length
+        Factor from the engine's length unit to the model's.
+    """
+
+    def __init__(self, energy: float, length: float) -> None:
+        # dE/dx in the engine's units: energy factor over length factor
+        self._factors = {
+            "energy": energy,
+            "forces": energy * length,
+            "virial": energy,
+            "energies": energy,
+        }
+        self._open: tuple[list[str], torch.Tensor, torch.cuda.Event] | None = None
+
+    def add(
+        self,
+        found: Evaluation,
+        views: Mapping[str, torch.Tensor],
+        subset: torch.Tensor | None,
+    ) -> None:
+        """Add what is wanted.
+
+        Parameters
+        ----------
+        found
+            Results in the model's units.
+        views
+            The engine's buffers by name, see :class:`~alchemi_bridge.contract.ForceBuffers`.
+        subset
+            (n_subset,) int64 rows of the engine that the results of atoms belong to.
+
+        Raises
+        ------
+        NonFiniteResultError
+            On a host, if a result is not finite, also where only its conversion to float32 is
+            not. Nothing was added then.
+        """
+        values = {
+            name: value[0] if name == "virial" else value
+            for name in views
+            if (value := getattr(found, name)) is not None
+        }
+        sums = finite_sums(found)
+        for name, value in values.items():
+            if views[name].dtype == torch.float32 and value.dtype == torch.float64:
+                # float64 results may be beyond the range of a float32 buffer
+                narrow = (value * self._factors[name]).to(torch.float32)
+                sums[f"{name} of a buffer of float32"] = narrow.sum(dtype=torch.float64)
+        if sums:
+            totals = torch.stack(list(sums.values()))
+            if totals.device.type == "cuda":
+                fine = torch.isfinite(totals).all()
+                values = {name: torch.where(fine, v, 0.0) for name, v in values.items()}
+                self._leave_open(list(sums), totals)
+            else:
+                require_finite_sums(list(sums), totals.tolist())
+        for name, value in values.items():
+            view, factor = views[name], self._factors[name]
+            if name == "forces":
+                add_rows(value, subset, factor, view)
+                continue
+            rows = (value.double() * factor).to(view.dtype)
+            if subset is None or name != "energies":
+                view.add_(rows)
+            else:
+                view.index_add_(0, subset, rows)
+
+    def _leave_open(self, names: list[str], totals: torch.Tensor) -> None:
+        host = torch.empty(len(names), dtype=torch.float64, pin_memory=True)
+        host.copy_(totals, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record(torch.cuda.current_stream(totals.device))
+        self._open = (names, host, arrived)
+
+    def settle(self) -> None:
+        """Raise :class:`NonFiniteResultError` if the last step had results that are not finite."""
+        if self._open is None:
+            return
+        (names, host, arrived), self._open = self._open, None
+        arrived.synchronize()  # done long since, unless somebody asks right after the step
+        require_finite_sums(names, host.tolist())
+
+
+def finite_sums(found: Evaluation) -> dict[str, torch.Tensor]:
+    """A float64 number on the device for each result: it is finite only if all of the result is."""
+    values = {name: getattr(found, name) for name in RESULTS}
+    return {n: v.sum(dtype=torch.float64) for n, v in values.items() if v is not None}
+
+
+def require_finite_results(found: Evaluation) -> None:
+    """Raise :class:`NonFiniteResultError` if a result holds NaN or infinite values."""
+    sums = finite_sums(found)
+    if sums:
+        require_finite_sums(list(sums), torch.stack(list(sums.values())).tolist())
+
+
+def require_finite_sums(names: list[str], totals: list[float]) -> None:
+    """The same for sums that were read already."""
+    bad = [name for name, total in zip(names, totals, strict=True) if not abs(total) < float("inf")]
+    if not bad:
+        return
+    of_model = [name for name in bad if name in RESULTS]
+    raise NonFiniteResultError(
+        f"{' and '.join(of_model)} of the model" if of_model else " and ".join(bad),
+        expected="finite values",
+        got="NaN or infinite values",
+        fix="check the structure (atoms too close or in an environment that the model never saw)",
+    )

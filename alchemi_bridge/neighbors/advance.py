@@ -1,0 +1,226 @@
+"""Every step begins here: the engine's coordinates in our units, and how far they moved."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from alchemi_bridge.cell import Cell
+from alchemi_bridge.native import elements, launcher_for
+
+#: As in kernels/advance.cuh.
+CHUNK = 64
+FACTS = 8
+MOST_CELLS = 1024.0
+NOWHERE = -1.0e300
+
+#: Roundings of a coordinate on the way to a displacement: three products, two sums, two differences
+#: and as many for the deformation itself.
+ROUNDING_EPS = 16.0
+
+_LETTER = {torch.float32: "f", torch.float64: "d"}
+
+
+class Reference:
+    """Geometry for which a pair list was complete up to its reach.
+
+    Attributes
+    ----------
+    positions
+        (n_atoms, 3) in the model's length unit, memory of our own.
+    cell
+        Cell of the same moment.
+    extent
+        Largest absolute coordinate; zero without atoms.
+    drift
+        Common displacement that is left out; any three numbers are right, those close to the
+        middle of all displacements make a list last longest.
+    """
+
+    def __init__(self, positions: torch.Tensor, cell: Cell) -> None:
+        self.positions, self.cell = positions, cell
+        self.extent = float(positions.abs().amax()) if len(positions) else 0.0
+        self.drift = (0.0, 0.0, 0.0)
+        self._frame: tuple[Cell, torch.Tensor, bool] | None = None
+
+    def rounding(self, dtype: torch.dtype) -> float:
+        """How far rounding alone may seem to displace an atom.
+
+        Coordinates are taken through a 3x3 product and two differences, each of which rounds to
+        an eps of the coordinate.
+        """
+        return ROUNDING_EPS * float(torch.finfo(dtype).eps) * self.extent
+
+    def allowance(self, cell: Cell, reach: float, cutoff: float) -> float:
+        """How far atoms may be from where the cell's deformation alone would have put them.
+
+        With ``F`` the deformation of the cell since the search, a pair that is not in the list was
+        farther than ``reach`` and is now farther than ``s * reach - 2 u``, where ``s`` is the
+        smallest singular value of ``F`` and ``u`` the largest displacement that is left once ``F``
+        is taken out. Nothing is missed as long as that is not below the cutoff.
+        """
+        if cell is self.cell or cell.same_as(self.cell):
+            smallest = 1.0
+        else:
+            deformation = cell.deformation_from(self.cell)
+            smallest = float(np.linalg.svd(deformation, compute_uv=False)[-1])
+        return (smallest * reach - cutoff) / 2.0
+
+    def frame(self, cell: Cell) -> tuple[torch.Tensor, bool]:
+        """(27,) float64 on the device, see kernels/advance.cuh, and whether the cell deformed."""
+        if self._frame is None or not (cell is self._frame[0] or cell.same_as(self._frame[0])):
+            deformed = not cell.same_as(self.cell)
+            deformation = cell.deformation_from(self.cell) if deformed else np.eye(3)
+            inverse = np.where(cell.pbc, cell.inverse, 0.0)  # columns belong to cell vectors
+            numbers = np.concatenate([deformation, inverse, cell.vectors]).ravel()
+            frame = torch.from_numpy(numbers).to(self.positions.device)
+            self._frame = (cell, frame, deformed)
+        return self._frame[1], self._frame[2]
+
+    def follow(self, low: list[float], high: list[float]) -> None:
+        """Take the middle between the smallest and largest displacements as the next drift."""
+        middle = [(a + b) / 2.0 for a, b in zip(low, high, strict=True)]
+        if all(math.isfinite(m) for m in middle):
+            self.drift = (middle[0], middle[1], middle[2])
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """Coordinates of one step.
+
+    Attributes
+    ----------
+    positions
+        (n_atoms, 3) in the working precision and the model's length unit. Atoms that the engine
+        wrapped since the pair search are where they were before, in the frame of the list.
+    narrow
+        The same in the model's precision.
+    facts
+        (8,) float64 on the device: largest squared displacement beyond deformation and drift,
+        whether a coordinate is not finite, and the largest displacements along x, y, z, -x, -y, -z.
+    """
+
+    positions: torch.Tensor
+    narrow: torch.Tensor
+    facts: torch.Tensor
+
+
+def advance(
+    source: torch.Tensor,
+    subset: torch.Tensor | None,
+    length: float,
+    cell: Cell,
+    reference: Reference | None,
+    dtype: torch.dtype,
+    into: Moved | None = None,
+) -> Moved:
+    """Take over the coordinates of a step.
+
+    Parameters
+    ----------
+    source
+        (n, 3) float32 or float64 of the engine, with any strides; read only.
+    subset
+        (n_atoms,) int64 rows of it, or ``None`` for all.
+    length
+        Factor to the model's length unit.
+    cell
+        Of this step, in that unit.
+    reference
+        Geometry of the pair search, ``None`` before it.
+    dtype
+        The model's precision. Work is done in the wider of it and the engine's.
+    into
+        Coordinates of an earlier step of the same kind, whose memory is used again.
+    """
+    device, wide = source.device, torch.promote_types(source.dtype, dtype)
+    n_atoms = len(source) if subset is None else len(subset)
+    run = launcher_for(device)
+    if run is None:
+        found = _advance_torch(source, subset, length, cell, reference, wide, dtype)
+        if into is None:
+            return found
+        into.positions.copy_(found.positions)
+        into.narrow.copy_(found.narrow)
+        return Moved(into.positions, into.narrow, found.facts)
+    if into is None:
+        positions = torch.empty((n_atoms, 3), dtype=wide, device=device)
+        narrow = positions
+        if wide != dtype:
+            narrow = torch.empty((n_atoms, 3), dtype=dtype, device=device)
+    else:
+        positions, narrow = into.positions, into.narrow
+    n_chunks = (n_atoms + CHUNK - 1) // CHUNK
+    partial = torch.empty((n_chunks, FACTS), dtype=torch.float64, device=device)
+    start, frame, deformed, drift = None, None, False, (0.0, 0.0, 0.0)
+    if reference is not None:
+        start, drift = reference.positions, reference.drift
+        frame, deformed = reference.frame(cell)
+    run.launch(
+        f"advance_{_LETTER[source.dtype]}{_LETTER[wide]}{_LETTER[dtype]}",
+        n_chunks,
+        elements(source),
+        *source.stride(),
+        subset,
+        n_atoms,
+        length,
+        start,
+        frame,
+        deformed,
+        *drift,
+        positions,
+        None if narrow is positions else narrow,
+        partial,
+    )
+    return Moved(positions, narrow, _reduced(partial))
+
+
+def _reduced(partial: torch.Tensor) -> torch.Tensor:
+    if len(partial) == 0:
+        return partial.new_tensor([0.0, 0.0] + [NOWHERE] * 6)
+    return partial.amax(dim=0) if len(partial) > 1 else partial[0]
+
+
+def _advance_torch(
+    source: torch.Tensor,
+    subset: torch.Tensor | None,
+    length: float,
+    cell: Cell,
+    reference: Reference | None,
+    wide: torch.dtype,
+    dtype: torch.dtype,
+) -> Moved:
+    """Torch reference: same results, bit by bit."""
+    mine = source if subset is None else source[subset]
+    positions = (mine.double() * length).to(wide)
+    facts = positions.new_full((FACTS,), NOWHERE, dtype=torch.float64)
+    facts[:2] = 0.0
+    if len(positions) and reference is not None:
+        frame, deformed = reference.frame(cell)
+        start = reference.positions.double()
+        if deformed:
+            start = _rows_times(start, frame[:9].reshape(3, 3))
+        drift = frame.new_tensor(reference.drift)
+        moved = (positions.double() - start) - drift
+        cells = torch.round(_rows_times(moved, frame[9:18].reshape(3, 3)))
+        # lost atoms, and those of which nothing is known (NaN), stay where they are
+        kept = (cells.abs() <= MOST_CELLS).all(dim=1)
+        wrapped = (cells != 0.0).any(dim=1) & kept
+        cells = torch.where(wrapped[:, None], cells, 0.0)
+        back = _rows_times(cells, frame[18:].reshape(3, 3))
+        positions = torch.where(wrapped[:, None], (positions.double() - back).to(wide), positions)
+        moved = torch.where(wrapped[:, None], moved - back, moved)
+        known = torch.nan_to_num(moved, nan=0.0)
+        facts[0] = (known[:, 0] ** 2 + known[:, 1] ** 2 + known[:, 2] ** 2).amax()
+        facts[2:5] = (known + drift).amax(dim=0)
+        facts[5:] = (-(known + drift)).amax(dim=0)
+    if len(positions):
+        facts[1] = (~torch.isfinite(positions)).any().double()
+    return Moved(positions, positions.to(dtype), facts)
+
+
+def _rows_times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    return rows[:, 0:1] * matrix[0] + rows[:, 1:2] * matrix[1] + rows[:, 2:3] * matrix[2]
