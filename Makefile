@@ -128,6 +128,12 @@ gpu-check: ## the tests that need a CUDA device, with $(PYTHON) as it is: instal
 	@"$(PYTHON)" -c '$(CHECK_CUDA)'
 	"$(PYTHON)" -m pytest -p no:cacheprovider -m gpu $(GPU_TESTS) $(PYTEST_ARGS)
 
+# --- kernels ------------------------------------------------------------------------------------
+
+.PHONY: kernels
+kernels: .venv/.installed ## compile the kernels for GPUs (nvcc, NVRTC) and for the host; no GPU needed
+	.venv/bin/python -m alchemi_bridge.native.gate
+
 # --- style and structure ------------------------------------------------------------------------
 
 .PHONY: lint check-ruff check-format check-types check-spelling check-imports
@@ -155,17 +161,22 @@ format: .venv/.installed ## put the code into the project's format
 
 # --- packaging ----------------------------------------------------------------------------------
 
+# In the folder of the installed wheel, which `-c` puts first: its kernels are found, and no others.
+CHECK_WHEEL := from pathlib import Path; from alchemi_bridge.native import sources; \
+	home = Path("alchemi_bridge/kernels").resolve(); \
+	raise SystemExit(sources.folder() != home and f"make: kernels of the wheel not found in {home}")
+
 .PHONY: wheel
-wheel: .venv/.installed ## build dist/*.whl and check that it holds the whole package
+wheel: .venv/.installed ## build dist/*.whl and check that it holds the whole package and the kernels
 	rm -rf dist
 	.venv/bin/python -m pip wheel --disable-pip-version-check $(PIP_ARGS) --no-deps --wheel-dir dist .
 	.venv/bin/python -m pip install --disable-pip-version-check --no-user --no-deps --no-compile --quiet \
 	    --target dist/check dist/*.whl
-	@for tree in . dist/check; do \
-	    (cd $$tree/alchemi_bridge && find . -type f ! -name '*.pyc' -exec cksum {} + | sort -k 3); \
-	done | sort | uniq -u > dist/differences
-	@test ! -s dist/differences || { echo 'make: not the same in package and wheel:'; cat dist/differences; exit 1; }
-	@rm -rf dist/check dist/differences
+	@mkdir dist/expected && cp -R alchemi_bridge dist/expected/ && cp -R kernels dist/expected/alchemi_bridge/
+	@diff -r -q -x '*.pyc' -x __pycache__ dist/expected/alchemi_bridge dist/check/alchemi_bridge \
+	    || { echo 'make: not the same in package and wheel'; exit 1; }
+	@cd dist/check && ../../.venv/bin/python -c '$(CHECK_WHEEL)'
+	@rm -rf dist/check dist/expected
 
 .PHONY: clean
 clean: ## remove everything that the other targets made

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from alchemi_bridge.engines.ase import BridgeCalculator
     from alchemi_bridge.errors import BridgeError
     from alchemi_bridge.model import LoadedModel, load_model
-    from alchemi_bridge.pairs import FullPairs, HalfPairs, Search
+    from alchemi_bridge.pairs import (
+        ClusterPairs,
+        FullPairs,
+        GhostPairs,
+        HalfPairs,
+        NeighborMatrix,
+        Search,
+    )
     from alchemi_bridge.provider import MetatomicForceProvider
     from alchemi_bridge.units import Units
 
@@ -41,8 +48,11 @@ _HOME_OF = {
     "BridgeError": "errors",
     "LoadedModel": "model",
     "load_model": "model",
+    "ClusterPairs": "pairs",
     "FullPairs": "pairs",
+    "GhostPairs": "pairs",
     "HalfPairs": "pairs",
+    "NeighborMatrix": "pairs",
     "Search": "pairs",
     "MetatomicForceProvider": "provider",
     "Units": "units",
@@ -53,14 +63,17 @@ __all__ = [
     "BridgeCalculator",
     "BridgeError",
     "Cell",
+    "ClusterPairs",
     "DeviceBuffer",
     "Event",
     "ForceBuffers",
     "ForceProvider",
     "FullPairs",
+    "GhostPairs",
     "HalfPairs",
     "LoadedModel",
     "MetatomicForceProvider",
+    "NeighborMatrix",
     "Requirements",
     "Search",
     "Step",

@@ -69,9 +69,11 @@ class Delivery:
         }
         sums = finite_sums(found)
         for name, value in values.items():
-            if views[name].dtype == torch.float32 and value.dtype == torch.float64:
-                # float64 results may be beyond the range of a float32 buffer
-                narrow = (value * self._factors[name]).to(torch.float32)
+            factor = self._factors[name]
+            may_overflow = value.dtype == torch.float64 or abs(factor) > 1.0
+            if views[name].dtype == torch.float32 and may_overflow:
+                # finite results may be beyond the range of a float32 buffer
+                narrow = (value.double() * factor).to(torch.float32)
                 sums[f"{name} of a buffer of float32"] = narrow.sum(dtype=torch.float64)
         if sums:
             totals = torch.stack(list(sums.values()))

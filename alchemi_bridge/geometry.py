@@ -36,8 +36,9 @@ from alchemi_bridge.neighbors.guard import (
     require_apart,
     require_finite,
 )
-from alchemi_bridge.pairs import Candidates, Pairs, Search, decode, find_pairs
+from alchemi_bridge.pairs import Candidates, Pairs, Search, decode, find_pairs, reach_of
 from alchemi_bridge.pairs.candidates import require_reach
+from alchemi_bridge.stages import stage
 from alchemi_bridge.units import conversion_factor
 
 
@@ -117,15 +118,17 @@ class Geometry:
         if isinstance(pairs, Search):
             candidates, skin = None, pairs.skin * self.length
         else:
-            reach, skin = pairs.reach * self.length, None
+            reach, skin = reach_of(pairs) * self.length, None
             require_reach(reach, cutoff, unit)
-            candidates = decode(
-                pairs,
-                n_atoms=self.n_atoms,
-                device=self.loaded.device,
-                reach=reach,
-                subset=self.subset,
-            )
+            with stage("decode"):
+                candidates = decode(
+                    pairs,
+                    n_atoms=self.n_atoms,
+                    device=self.loaded.device,
+                    reach=reach,
+                    cell=cell,
+                    subset=self.subset,
+                )
             self.searches += 1
         self._candidates, self._skin, self._reference = candidates, skin, None
         self._cell = cell.scaled(self.length)
@@ -201,13 +204,17 @@ class Geometry:
         """Own search: make a new one when the old may miss a pair."""
         if self._candidates is not None and self._reference is not None:
             allowed = self._reference.allowance(cell, self._candidates.reach, self.loaded.cutoff)
-            geometry, displacement = self._cut(positions, cell, self._reference)
-            if displacement < allowed:
-                return geometry
+            for _ in range(
+                2
+            ):  # once more: the drift of the step before may not be that of this one
+                geometry, displacement = self._cut(positions, cell, self._reference)
+                if displacement < allowed:
+                    return geometry
         assert self._skin is not None
         moved = self._advance(positions, cell, None)
         require_finite(moved.positions, read_facts(moved, None), self.subset)
-        self._candidates = find_pairs(moved.positions, cell, self.loaded.cutoff + self._skin)
+        with stage("search"):
+            self._candidates = find_pairs(moved.positions, cell, self.loaded.cutoff + self._skin)
         self._reference = Reference(moved.positions.clone(), cell)
         self.searches += 1
         return self._cut(positions, cell, self._reference)[0]
@@ -218,8 +225,14 @@ class Geometry:
         """Neighbours at these positions, and the displacement since the reference."""
         candidates = self._candidates
         assert candidates is not None
-        if self.uncut:
-            return self._refresh(candidates, positions, cell, reference)
+        with stage("cut"):
+            make = self._refreshed if self.uncut else self._newly_cut
+            return make(candidates, positions, cell, reference)
+
+    def _newly_cut(
+        self, candidates: Candidates, positions: torch.Tensor, cell: Cell, reference: Reference
+    ) -> tuple[StepGeometry, float]:
+        """Neighbours cut at the model's cutoffs."""
         moved = self._advance(positions, cell, reference)
         box = self._box_for(candidates, cell, moved.positions.dtype)
         marked = [self._mark(candidates, moved, box, request) for request in self.loaded.requests]
@@ -234,7 +247,7 @@ class Geometry:
             moved.narrow, cell, box.rows, box.pbc, pairs, moved.positions
         ), facts.displacement
 
-    def _refresh(
+    def _refreshed(
         self, candidates: Candidates, positions: torch.Tensor, cell: Cell, reference: Reference
     ) -> tuple[StepGeometry, float]:
         """The same without a cut: new vectors in the lists of the search."""
@@ -252,7 +265,7 @@ class Geometry:
                 fill(candidates, moved.positions, box.offsets, m, n_rows, self.loaded.dtype)
                 for m, n_rows in zip(marked, sizes, strict=True)
             ]
-            listed = self._listed = _Listed(candidates, moved, pairs, Lasting())
+            listed = _Listed(candidates, moved, pairs, Lasting())
             shortest = marked[0].shortest
         else:
             moved = self._advance(positions, cell, reference, listed.moved)
@@ -263,6 +276,7 @@ class Geometry:
                 )
         facts = read_facts(moved, reference, shortest)
         self._check(facts, candidates, moved, box)
+        self._listed = listed  # only now: a list of coordinates that are none lacks pairs
         geometry = StepGeometry(
             moved.narrow, cell, box.rows, box.pbc, listed.pairs, moved.positions, listed.lasting
         )

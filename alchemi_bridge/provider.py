@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from numbers import Real
 from typing import Any, Literal
 
@@ -26,9 +27,11 @@ from alchemi_bridge.contract import (
     require_kind,
 )
 from alchemi_bridge.delivery import Delivery
-from alchemi_bridge.device import DeviceBuffer, Event
+from alchemi_bridge.device import DeviceBuffer, Event, debug_enabled, require_current
+from alchemi_bridge.device.host_memory import keep_freed_memory
 from alchemi_bridge.errors import (
     ConfigurationError,
+    EvaluationError,
     PairListError,
     ProtocolError,
 )
@@ -45,7 +48,9 @@ from alchemi_bridge.model import (
 from alchemi_bridge.model.inputs import build_inputs
 from alchemi_bridge.model.outputs import NonConservative
 from alchemi_bridge.model.tuning import Mode, Tuner, possible_modes
-from alchemi_bridge.pairs import Pairs
+from alchemi_bridge.neighbors.checksum import CoordinateGuard
+from alchemi_bridge.pairs import Pairs, is_pairs
+from alchemi_bridge.stages import stage
 from alchemi_bridge.uncertainty import warn_if_uncertain
 from alchemi_bridge.units import Units, conversion_factor
 
@@ -96,8 +101,12 @@ class MetatomicForceProvider:
 
     Notes
     -----
-    Calls are ordered on the device's current stream. The provider allocates what it needs, and
-    keeps no reference to the engine's positions or buffers beyond a call.
+    Calls are ordered on the device's current stream (:func:`~alchemi_bridge.device.run_on` makes
+    an engine's own stream current). The provider allocates what it needs, and keeps no reference to
+    the engine's positions or buffers beyond a call.
+
+    With ``ALCHEMI_BRIDGE_DEBUG=1`` every step also compares the pairs with those of a new search,
+    and a checksum of the coordinates before and after: slow, for finding out what is wrong.
     """
 
     def __init__(
@@ -122,6 +131,8 @@ class MetatomicForceProvider:
             sha256=sha256,
             device=device,
         )
+        if self.loaded.device.type == "cpu":
+            keep_freed_memory()
         _check_options(uncertainty_threshold, units)
         self.plan = plan_outputs(
             self.loaded.capabilities,
@@ -133,6 +144,7 @@ class MetatomicForceProvider:
         self.units = units or Units()
         self.route: Route = choose_route(self.loaded, gradient)
         self._threshold = uncertainty_threshold
+        self._debug = debug_enabled()
         self.check_consistency = check_consistency
         self._length = conversion_factor(self.units.length, self.loaded.length_unit)
         energy = conversion_factor(self.loaded.energy_unit, self.units.energy)
@@ -230,10 +242,10 @@ class MetatomicForceProvider:
         """
         atoms = self._require_atoms("set_pairs")
         require_cell(cell)
-        if not isinstance(pairs, Pairs):
+        if not is_pairs(pairs):
             raise PairListError(
                 "pairs",
-                expected="HalfPairs, FullPairs or Search",
+                expected="HalfPairs, FullPairs, GhostPairs, NeighborMatrix, ClusterPairs or Search",
                 got=type(pairs).__name__,
                 fix="wrap the list, or pass Search(skin) to let the provider search",
             )
@@ -279,25 +291,50 @@ class MetatomicForceProvider:
             for name in ("forces", "energy", "virial", "energies")
             if getattr(step, name)
         }
+        if device.type == "cuda":
+            require_current(device)  # before anything is launched
         if step.ready is not None:
             require_kind("ready", step.ready, Event, "pass an Event, or None")
             step.ready.wait(device)
         if atoms.nothing_to_do:
             return Event.record(device)  # an empty rank: nothing to add
+        searches = self._geometry.searches
         self._tuner.start()
-        mode, searches = self._tuner.mode, self._geometry.searches
-        self._geometry.uncut = mode.uncut
-        system = self._geometry.step(positions, step.cell)
+        guard = CoordinateGuard(positions, atoms.subset) if self._debug else nullcontext()
+        with guard:
+            try:
+                evaluation = self._evaluate(atoms, step, self._geometry, positions)
+            except EvaluationError as error:
+                if not self._tuner.mode.uncut:
+                    raise
+                # some models write into what they are given, which must be new every time then
+                LOGGER.info("the model fails with whole lists, which are given up: %s", error)
+                self._tuner.give_up_whole_lists()
+                evaluation = self._evaluate(atoms, step, self._geometry, positions)
+        self._finish(evaluation, views, atoms)
+        self._tuner.stop(counts=self._geometry.searches == searches)
+        # on a GPU nobody has looked at the results yet: who waits for the event does
+        return Event.record(device, check=self._delivery.settle)
+
+    def _evaluate(
+        self, atoms: PreparedAtoms, step: Step, geometry: Geometry, positions: torch.Tensor
+    ) -> Evaluation:
+        """Neighbours of this step, and the model on them."""
+        mode = self._tuner.mode
+        geometry.uncut = mode.uncut
+        system = geometry.step(positions, step.cell)
         self._delivery.settle()  # the device was read just now: the last step is done
+        if self._debug:
+            geometry.require_right_pairs(system)
         inputs = build_inputs(
             self.loaded.requested_inputs,
             {**atoms.inputs, **step.inputs},
             n_atoms=atoms.n_atoms,
             subset=atoms.subset,
             dtype=self.loaded.dtype,
-            device=device,
+            device=self.loaded.device,
         )
-        evaluation = evaluate(
+        return evaluate(
             self.loaded,
             self.plan,
             [system_input(self.loaded, atoms.types, system, inputs)],
@@ -307,7 +344,13 @@ class MetatomicForceProvider:
             check_consistency=self.check_consistency,
             optimize=mode.optimize,
         )
-        self._delivery.add(evaluation, views, atoms.subset)
+
+    def _finish(
+        self, evaluation: Evaluation, views: Mapping[str, torch.Tensor], atoms: PreparedAtoms
+    ) -> None:
+        """Add the results to the engine's buffers, and keep them."""
+        with stage("accumulate"):
+            self._delivery.add(evaluation, views, atoms.subset)
         self._results = evaluation
         if evaluation.uncertainty is not None and self._threshold is not None:
             factor = conversion_factor(self.loaded.energy_unit, "eV")
@@ -315,10 +358,8 @@ class MetatomicForceProvider:
                 evaluation.uncertainty * factor,
                 self._threshold,
                 atoms.subset,
-                stacklevel=4,  # past the decorator of this method
+                stacklevel=5,  # past compute and its decorator
             )
-        self._tuner.stop(counts=self._geometry.searches == searches)
-        return Event.record(device)
 
     def _require_atoms(self, call: str) -> PreparedAtoms:
         if self._atoms is None:

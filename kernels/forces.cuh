@@ -35,14 +35,27 @@ AB_BODY void gather_row(long long i, const int* starts, const int* second, const
 {
     double f[3] = {(double)forces[3 * i], (double)forces[3 * i + 1], (double)forces[3 * i + 2]};
     double w[9] = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
-    for (int k = starts[i]; k < starts[i + 1]; ++k) {
-        double d[3];
+    const int end = starts[i + 1];
+    // Images of an atom j < i in descending order: that of their reverses in row j, in which
+    // scatter_row meets them.
+    for (int k = starts[i]; k < end && second[k] < i;) {
+        int next = k + 1;
+        while (next < end && second[next] == second[k]) ++next;
+        for (int q = next - 1; q >= k; --q) {
+            double d[3];
+            pair_gradient(q, reverse, place, gradients, d);
+            for (int m = 0; m < 3; ++m) f[m] += d[m];
+        }
+        k = next;
+    }
+    for (int k = starts[i]; k < end; ++k) {
         const int j = second[k];
+        if (!is_canonical(i, j, code[k], n_codes)) continue;
+        double d[3];
         const int here = pair_gradient(k, reverse, place, gradients, d);
         if (j != i)
             for (int m = 0; m < 3; ++m) f[m] += d[m];
-        if (virial && here && is_canonical(i, j, code[k], n_codes))
-            add_outer(vectors + 3 * (long long)place[k], d, w);
+        if (virial && here) add_outer(vectors + 3 * (long long)place[k], d, w);
     }
     for (int m = 0; m < 3; ++m) forces[3 * i + m] = (T)f[m];
     if (virial)

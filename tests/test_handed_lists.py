@@ -33,6 +33,9 @@ from alchemi_bridge.errors import (
 #: The same model on the same pairs in float64: only the order of sums may differ.
 SAME = 1e-10
 
+#: The same for forces and virial, which are small sums of numbers of order 1 to 100.
+SAME_VALUES = 1e-9
+
 ModelFile = Callable[..., Path]
 
 
@@ -51,6 +54,23 @@ def energy_of(provider: MetatomicForceProvider, positions: np.ndarray, cell: Cel
     out = ForceBuffers(np.zeros_like(positions), energy)
     provider.compute(Step(positions, cell=cell), out).synchronize()
     return float(energy[0])
+
+
+class Outputs:
+    """Buffers of an engine."""
+
+    def __init__(self, n_atoms: int) -> None:
+        self.arrays = np.zeros((n_atoms, 3)), np.zeros(1), np.zeros((3, 3))
+
+    def of(
+        self, provider: MetatomicForceProvider, positions: np.ndarray, cell: Cell
+    ) -> list[np.ndarray]:
+        """Forces, energy and virial of a step."""
+        for array in self.arrays:
+            array[:] = 0.0
+        out = ForceBuffers(*self.arrays)
+        provider.compute(Step(positions, cell=cell, virial=True), out).synchronize()
+        return [array.copy() for array in self.arrays]
 
 
 @pytest.fixture
@@ -97,6 +117,46 @@ def test_compression_without_a_skin_is_stale(provider: MetatomicForceProvider) -
     atoms.set_cell(atoms.cell.array * 0.99, scale_atoms=True)
     with pytest.raises(StalePairsError, match="compressed"):
         energy_of(provider, atoms.positions, Cell.of(atoms.cell.array))
+
+
+@pytest.mark.parametrize("name", ["stillinger_weber", "lennard_jones", "message_passing"])
+@pytest.mark.parametrize("handed", [True, False])
+def test_an_engine_that_wraps_keeps_its_list(
+    model_file: ModelFile, name: str, handed: bool
+) -> None:
+    """Each step has other atoms in other cells, the box breathes, and the forces are right.
+
+    As many steps as it takes until the provider has settled how to run the model.
+    """
+    atoms = silicon()
+    if name == "lennard_jones":
+        atoms.numbers[:] = 18
+    path = model_file(name)
+    provider, fresh = MetatomicForceProvider(path), MetatomicForceProvider(path, tuning=False)
+    skin, rng = 1.0, np.random.default_rng(3)
+    for one in (provider, fresh):
+        one.set_atoms(Atoms(atoms.numbers))
+    vectors = atoms.cell.array.copy()
+    pairs = full_list(atoms, provider.requirements.pair_range + skin) if handed else Search(skin)
+    provider.set_pairs(pairs, Cell.of(vectors))
+    start, steps = atoms.get_scaled_positions(), 0
+    out = Outputs(len(atoms))
+    out.of(provider, atoms.positions, Cell.of(vectors))
+    while not provider.tuned:
+        steps += 1
+        assert steps < 100
+        cell = Cell.of(vectors @ (np.eye(3) + rng.uniform(-0.003, 0.003, (3, 3))))
+        # a common drift over several cells, and each atom wrapped on its own
+        fractional = start + 0.003 * rng.uniform(-1.0, 1.0, start.shape) + [0.07 * steps, 0, 0]
+        positions = (fractional + rng.integers(-2, 3, start.shape)) @ cell.vectors
+        found = out.of(provider, positions, cell)
+        fresh.set_pairs(Search(0.0), cell)
+        expected = out.of(fresh, positions, cell)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=SAME, atol=SAME_VALUES)
+    assert steps > 10
+    assert provider.searches == 1
+    assert np.abs(found[0]).max() > 0.1
 
 
 def test_full_list_handed_over_as_half(provider: MetatomicForceProvider) -> None:

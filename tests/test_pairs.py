@@ -24,7 +24,7 @@ from alchemi_bridge.errors import (
     PairListError,
     ShapeError,
 )
-from alchemi_bridge.pairs import FullPairs, HalfPairs, Search, decode, find_pairs
+from alchemi_bridge.pairs import FullPairs, HalfPairs, Search, find_pairs
 from alchemi_bridge.pairs.candidates import require_reach
 from alchemi_bridge.pairs.tree import find_pairs_by_tree
 
@@ -57,7 +57,7 @@ def test_search_of_a_larger_system(pbc: tuple[bool, bool, bool]) -> None:
     found = find_pairs(torch.from_numpy(positions), cell, 4.0)
     require_invariants(found)
     assert brute_force.keys(rows(found)) == expected.keys()
-    assert len(found) > 50
+    assert found.n_pairs > 50
 
 
 def test_search_far_from_the_origin() -> None:
@@ -116,7 +116,7 @@ def test_search_leaves_positions_alone() -> None:
     before = positions.detach().clone()
     found = find_pairs(positions, Cell.of(np.diag([4.0, 4.0, 4.0])), 2.0)
     assert torch.equal(positions.detach(), before)
-    assert len(found) == 1
+    assert found.n_pairs == 1
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_search_leaves_positions_alone() -> None:
 def test_search_that_finds_nothing(positions: torch.Tensor, reach: float) -> None:
     found = find_pairs(positions, Cell.open(), reach)
     require_invariants(found)
-    assert (len(found), found.n_atoms) == (0, len(positions))
+    assert (len(found), found.n_pairs, found.n_atoms) == (0, 0, len(positions))
 
 
 def test_search_with_strided_positions() -> None:
@@ -156,7 +156,7 @@ def test_search_in_a_small_cell_that_is_not() -> None:
     """An estimate that refuses too early would show here: 4 atoms with 4,000 neighbours each."""
     positions = torch.tensor(np.random.default_rng(0).random((4, 3)))
     found = find_pairs(positions, Cell.of([1.0, 1.0, 1.0]), 6.2)
-    assert 2 * len(found) / 16 == pytest.approx(4 / 3 * np.pi * 6.2**3, rel=0.02)
+    assert len(found) / 16 == pytest.approx(4 / 3 * np.pi * 6.2**3, rel=0.02)
 
 
 # --- lists ----------------------------------------------------------------------------------------
@@ -189,7 +189,9 @@ def test_views_with_strides() -> None:
 def test_without_shifts() -> None:
     found = decoded(HalfPairs(np.array([2, 0]), np.array([0, 1]), None, 3.0), 3)
     require_invariants(found)
-    assert found.samples.tolist() == [[0, 1, 0, 0, 0], [0, 2, 0, 0, 0]]
+    expected = [[0, 1, 0, 0, 0], [0, 2, 0, 0, 0], [1, 0, 0, 0, 0], [2, 0, 0, 0, 0]]
+    assert found.samples.tolist() == expected
+    assert found.canonical.tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize("kind", [HalfPairs, FullPairs])
@@ -247,8 +249,8 @@ def test_absurd_shifts(shift: int) -> None:
 
 @pytest.mark.parametrize(
     "samples",
-    [BOTH[:-1], BOTH[1:], TRIANGLE, [[0, 1, 0, 0, 1], [1, 0, 0, 0, 1]], [*BOTH, BOTH[0]]],
-    ids=["the last is missing", "the first is missing", "a half list", "wrong sign", "one twice"],
+    [BOTH[:-1], BOTH[1:], TRIANGLE, [[0, 1, 0, 0, 1], [1, 0, 0, 0, 1]]],
+    ids=["the last is missing", "the first is missing", "a half list", "wrong sign"],
 )
 def test_full_list_without_a_reverse(samples: list) -> None:
     error = refused(PairListError, lambda: decoded(numpy_pairs(FullPairs, samples), 3))
@@ -263,8 +265,9 @@ def test_full_list_without_a_reverse(samples: list) -> None:
         (HalfPairs, [*TRIANGLE, brute_force.backward(tuple(TRIANGLE[1]))]),
         (HalfPairs, BOTH),
         (FullPairs, [*BOTH, *BOTH]),
+        (FullPairs, [*BOTH, BOTH[0]]),
     ],
-    ids=["repeated", "repeated backwards", "a full list", "all twice"],
+    ids=["repeated", "repeated backwards", "a full list", "all twice", "one twice"],
 )
 def test_repeated_pairs(kind: type, samples: list) -> None:
     pairs = numpy_pairs(kind, samples)
@@ -350,7 +353,7 @@ def test_search_on_cuda() -> None:
     assert brute_force.keys(rows(found)) == expected.keys()
     # the same order as on the host, too
     host = find_pairs(torch.from_numpy(positions), cell, 4.0)
-    for name in ("first", "second", "shifts"):
+    for name in ("starts", "first", "second", "shifts", "code", "reverse"):
         assert torch.equal(getattr(found, name).cpu(), getattr(host, name)), name
 
 
@@ -364,15 +367,14 @@ def test_decode_on_cuda(kind: Callable, subset: list[int] | None) -> None:
     pairs = kind(expected, 4.0)
     chosen = None if subset is None else torch.tensor(subset)
     host = decoded(pairs, len(positions), subset=chosen)
-    found = decode(
+    found = decoded(
         to_cuda(pairs),
-        n_atoms=len(positions),
+        len(positions),
         device=device,
-        reach=4.0,
         subset=None if chosen is None else chosen.to(device),
     )
     require_invariants(found)
-    for name in ("first", "second", "shifts"):
+    for name in ("starts", "first", "second", "shifts", "code", "reverse"):
         assert getattr(found, name).device == device
         assert torch.equal(getattr(found, name).cpu(), getattr(host, name)), name
 
@@ -402,7 +404,7 @@ def test_decode_raw_cuda_pointers() -> None:
         view(shifts, (n_pairs, 3), (4, 1)),
         4.0,
     )
-    found = decode(pairs, n_atoms=len(positions), device=device, reach=4.0)
+    found = decoded(pairs, len(positions), device=device)
     require_invariants(found)
     assert brute_force.keys(rows(found)) == expected.keys()
 
@@ -412,10 +414,10 @@ def test_decode_raw_cuda_pointers() -> None:
 def test_lists_on_the_wrong_device() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     host = numpy_pairs(HalfPairs, TRIANGLE)
-    error = refused(DeviceMismatchError, lambda: decode(host, n_atoms=3, device=device, reach=3.0))
+    error = refused(DeviceMismatchError, lambda: decoded(host, 3, device=device))
     assert error.got == "memory on cpu"
     error = refused(DeviceMismatchError, lambda: decoded(to_cuda(host), 3))
     assert error.got == f"memory on {device}"
     mixed = HalfPairs(torch.from_numpy(host.first).to(device), host.second, host.shifts, 3.0)
-    error = refused(DeviceMismatchError, lambda: decode(mixed, n_atoms=3, device=device, reach=3.0))
+    error = refused(DeviceMismatchError, lambda: decoded(mixed, 3, device=device))
     assert error.what == "second atoms of the pair list"

@@ -14,7 +14,9 @@ from ase.build import bulk
 from metatomic.torch import AtomisticModel
 from verify_models import broken
 
+from alchemi_bridge.delivery import Delivery
 from alchemi_bridge.provider import MetatomicForceProvider
+from alchemi_bridge.units import conversion_factor
 from alchemi_bridge.verify import CHECKS, Measure, Report, Status, verify
 from alchemi_bridge.verify.check import conclude
 from alchemi_bridge.verify.machine import judge_repetitions
@@ -195,7 +197,9 @@ def test_wrong_conversion_of_units_is_caught(
         def __init__(self, *args: object, **options: object) -> None:
             super().__init__(*args, **options)  # type: ignore[arg-type]
             if self.units.energy != "eV":
-                self._energy *= 1.0 + 1e-6  # another calorie
+                energy = conversion_factor(self.loaded.energy_unit, self.units.energy)
+                length = conversion_factor(self.units.length, self.loaded.length_unit)
+                self._delivery = Delivery(energy * (1.0 + 1e-6), length)  # another calorie
 
     monkeypatch.setattr("alchemi_bridge.verify.route.MetatomicForceProvider", Wrong)
     report = verify(zoo.pair(), silicon, checks=WITHOUT_MEMORY)

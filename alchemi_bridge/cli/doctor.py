@@ -58,6 +58,12 @@ def run(args: argparse.Namespace) -> int:
     torch_works = any(p.name == "torch" and p.status in works for p in packages)
     if torch_works:
         document["devices"] = environment.devices()
+    if torch_works:
+        problems += [
+            f"kernels for {kind}: {path['problem']}"
+            for kind, path in _kernel_paths(document)
+            if path["problem"]
+        ]
     if mpi.error:
         problems.append(f"MPI can not be initialised: {mpi.error}")
     if not args.no_parity:
@@ -83,6 +89,15 @@ def _package_problems(packages: list) -> list[str]:
     return problems
 
 
+def _kernel_paths(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """What runs the hot path, for the types of devices that are there."""
+    paths = document["native"]["paths"]
+    there = (
+        ["cpu", "cuda"] if document.get("devices", {}).get("cuda", {}).get("devices") else ["cpu"]
+    )
+    return [(kind, paths[kind]) for kind in there]
+
+
 def _warnings(document: dict[str, Any]) -> list[str]:
     warnings = [
         f"{package['name']} {package['version']} is outside the accepted range"
@@ -93,7 +108,14 @@ def _warnings(document: dict[str, Any]) -> list[str]:
     mpi = document["mpi"]
     if mpi["mpi4py"] and not mpi["error"] and mpi["mpiexec"] is None:
         warnings.append("mpi4py is installed, but there is no mpiexec to start ranks with")
-    for gpu in document.get("devices", {}).get("cuda", {}).get("devices", []):
+    gpus = document.get("devices", {}).get("cuda", {}).get("devices", [])
+    for kind, path in document["native"]["paths"].items():
+        there = kind == "cpu" or gpus
+        if there and not (path["compiled"] or path["plain_torch_chosen"] or path["problem"]):
+            warnings.append(
+                f"no compiled kernels for {kind}, which is slower: {path['description']}"
+            )
+    for gpu in gpus:
         if not gpu["supported_by_torch"]:
             warnings.append(
                 f"this torch has no code for {gpu['name']} (capability {gpu['capability']})"
@@ -203,7 +225,10 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("MPI", mpi["error"] or f"{mpi['library']} (standard {mpi['standard']})"))
     facts.append(("mpiexec", mpi["mpiexec"] or "not found"))
     native = document["native"]
-    facts.append(("kernels", native["active"]))
+    for kind, path in native["paths"].items():
+        facts.append((f"kernels ({kind})", path["description"]))
+        if path["cache"]:
+            facts.append(("", f"compiled into {path['cache']}"))
     facts.append(("C++ compiler", native["compiler"] or "not found"))
     facts.append(("NVRTC", native["nvrtc"] or f"not found ({native['nvrtc_error']})"))
     if "parity" in document:

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -312,19 +311,72 @@ print(".".join(map(str, nvrtc.getVersion())))
 
 
 def native() -> dict[str, Any]:
-    """What native code could be built with, and what is active, as a JSON object."""
-    found = next(filter(shutil.which, ("g++", "c++", "clang++")), "")
-    compiler = shlex.split(os.environ.get("CXX") or found)
+    """What runs the hot path on each type of device, and its compilers, as a JSON object."""
+    paths = {kind: _kernel_path(kind) for kind in ("cpu", "cuda")}
     cupy = next((name for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy") if _version(name)), None)
     nvrtc, nvrtc_error = probe(_NVRTC_PROBE) if cupy else ("", "CuPy is not installed")
+    compiler = _host_compiler()
     return {
-        "active": "torch reference",
-        "compiler": _first_line([*compiler, "--version"]) if compiler else None,
+        "active": "; ".join(f"{kind}: {path['description']}" for kind, path in paths.items()),
+        "paths": paths,
+        "compiler": _first_line([compiler, "--version"]) if compiler else None,
         "nvcc": shutil.which("nvcc"),
         "cupy": None if cupy is None else f"{cupy} {_version(cupy)}",
         "nvrtc": nvrtc or None,
         "nvrtc_error": nvrtc_error,
     }
+
+
+def _kernel_path(kind: str) -> dict[str, Any]:
+    """What runs kernels on a type of device; building them is the proof that they can be built."""
+    try:
+        from alchemi_bridge.errors import BridgeError
+        from alchemi_bridge.native import kernel_path, select
+    except Exception as error:  # torch is broken, or not there: said elsewhere, too
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return _described(f"none ({reason})", problem=reason)
+    said, select.LOGGER.disabled = select.LOGGER.disabled, True
+    try:
+        path = kernel_path(kind)
+    except BridgeError as error:  # compiled kernels were demanded, and can not be had
+        return _described(f"none ({error})", problem=str(error))
+    finally:
+        select.LOGGER.disabled = said
+    library = getattr(path.launcher, "library", None)
+    cache = getattr(path.launcher, "cache", None) if library is None else library.parent
+    return _described(
+        path.description,
+        compiled=path.launcher is not None,
+        cache=None if cache is None else str(cache),
+        chosen=os.environ.get(select.VARIABLE) == "torch",
+    )
+
+
+def _described(
+    description: str,
+    *,
+    compiled: bool = False,
+    cache: str | None = None,
+    chosen: bool = False,
+    problem: str = "",
+) -> dict[str, Any]:
+    """One way: whether kernels are compiled, into which folder, and why not."""
+    return {
+        "description": description,
+        "compiled": compiled,
+        "cache": cache,
+        "plain_torch_chosen": chosen,
+        "problem": problem,
+    }
+
+
+def _host_compiler() -> str | None:
+    """The compiler of the host's kernels."""
+    try:
+        from alchemi_bridge.native.host import find_compiler
+    except Exception:  # torch is broken, or not there: nothing is compiled then
+        return None
+    return find_compiler()
 
 
 def _first_line(command: list[str]) -> str | None:

@@ -35,6 +35,7 @@ COMMANDS = {
     "md": "molecular dynamics or relaxation of a structure",
     "parity": "do all ways of computing the same thing agree, and how fast are they",
     "verify": "is a model consistent: gradients, invariances, smoothness, extensivity",
+    "bench": "what a step costs, against metatomic-ase and the model alone",
 }
 
 

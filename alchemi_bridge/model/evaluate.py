@@ -16,6 +16,7 @@ from alchemi_bridge.model.graph import Graph, Route, SystemInput, build_graph, d
 from alchemi_bridge.model.load import LoadedModel
 from alchemi_bridge.model.outputs import OutputPlan, Wanted, current_name
 from alchemi_bridge.model.results import Results, atom_offsets
+from alchemi_bridge.stages import stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,7 @@ def evaluate(
     by_gradient = wanted.by_gradient(plan)
     attach = route == "strain"
     requests = loaded.execution.kept_requests(
-        (plan, wanted), lambda: _requests(loaded, plan, wanted)
+        (plan, wanted), lambda: requests_for(loaded, plan, wanted)
     )
     # An output that is wanted for itself and as an extra one (in another unit, say) is asked for
     # twice, since a model can be asked for a name only once.
@@ -97,7 +98,9 @@ def evaluate(
         outputs = _run(loaded, {**requests, **once}, graphs, selected, check_consistency)
         found = _extra(outputs, once)
         if twice:
-            again = _run(loaded, twice, graphs, selected, check_consistency)
+            # new inputs: a model may write into those that it was given
+            new = [build_graph(loaded, s, False, attach) for s in systems]
+            again = _run(loaded, twice, new, selected, check_consistency)
             found.update(_extra(again, twice))
     extra = {name: found[current_name(name)] for name in plan.extra}
     try:
@@ -128,16 +131,18 @@ def _read(
     results = Results(loaded, plan, list(systems), offsets, outputs, all_atoms)
     forces, virial = results.direct(wanted)
     if wanted.by_gradient(plan):
-        gradients = differentiate(results.energy_values(), graphs)
+        with stage("backward"):
+            gradients = differentiate(results.energy_values(), graphs)
         by_force, by_virial = (
             wanted.forces and plan.force is None,
             wanted.virial and not plan.stress,
         )
         found = torch.zeros((offsets[-1], 3), dtype=loaded.dtype, device=loaded.device)
-        virials = [
-            gradient.collect(system, found[offsets[k] : offsets[k + 1]], by_virial)
-            for k, (system, gradient) in enumerate(zip(systems, gradients, strict=True))
-        ]
+        with stage("accumulate"):
+            virials = [
+                gradient.collect(system, found[offsets[k] : offsets[k + 1]], by_virial)
+                for k, (system, gradient) in enumerate(zip(systems, gradients, strict=True))
+            ]
         forces = found if by_force else forces
         virial = torch.stack([v for v in virials if v is not None]) if by_virial else virial
     return Evaluation(
@@ -167,7 +172,7 @@ def _check_outputs(plan: OutputPlan, wanted: Wanted) -> None:
         )
 
 
-def _requests(loaded: LoadedModel, plan: OutputPlan, wanted: Wanted) -> dict[str, ModelOutput]:
+def requests_for(loaded: LoadedModel, plan: OutputPlan, wanted: Wanted) -> dict[str, ModelOutput]:
     """Outputs that the wanted quantities are made from, in the model's own units."""
     length, energy = loaded.length_unit, loaded.energy_unit
     requests: dict[str, ModelOutput] = {}
@@ -194,7 +199,8 @@ def _run(
 ) -> dict[str, TensorMap]:
     try:
         systems = [g.system for g in graphs]
-        return loaded.execution.run(systems, requests, selected, check_consistency)
+        with stage("forward"):
+            return loaded.execution.run(systems, requests, selected, check_consistency)
     except Exception as error:  # the model is foreign code and may raise anything
         raise EvaluationError(
             "evaluation of the model",

@@ -49,11 +49,15 @@ SAMPLES = 5
 #: shall not depend on noise.
 CLEARLY_FASTER = 0.97
 
+#: So many steps with a pair search are left out; where every step searches they have to count.
+MOST_LEFT_OUT = 10
+
 
 @dataclass
 class _Trial:
     mode: Mode
     left_out: int
+    searched: int = 0
     seconds: list[float] = field(default_factory=list)
 
 
@@ -96,7 +100,8 @@ class Tuner:
         if trial.left_out > 0:
             trial.left_out -= 1
             return
-        if not counts:
+        if not counts and trial.searched < MOST_LEFT_OUT:
+            trial.searched += 1
             return
         self._take(trial)
         if len(trial.seconds) + len(self._pending) < SAMPLES:
@@ -107,6 +112,19 @@ class Tuner:
             self._decide()
         else:
             self.mode = self._trials[self._current].mode
+
+    def give_up_whole_lists(self) -> None:
+        """Leave out the modes with whole lists, since a model fails with them."""
+        if not self.mode.uncut:
+            return
+        if self.done:
+            self.mode = Mode(self.mode.optimize, uncut=False)
+            return
+        self._trials = [trial for trial in self._trials if not trial.mode.uncut]
+        self._pending = [one for one in self._pending if not one[0].mode.uncut]
+        self._current = len(self._trials)
+        self._resolve()
+        self._decide()
 
     def _now(self) -> float | torch.cuda.Event:
         if self.device.type != "cuda":

@@ -157,7 +157,7 @@ def advance(
     partial = torch.empty((n_chunks, FACTS), dtype=torch.float64, device=device)
     start, frame, deformed, drift = None, None, False, (0.0, 0.0, 0.0)
     if reference is not None:
-        start, drift = reference.positions, reference.drift
+        start, drift = reference.positions.to(wide), reference.drift
         frame, deformed = reference.frame(cell)
     run.launch(
         f"advance_{_LETTER[source.dtype]}{_LETTER[wide]}{_LETTER[dtype]}",
@@ -213,10 +213,12 @@ def _advance_torch(
         back = _rows_times(cells, frame[18:].reshape(3, 3))
         positions = torch.where(wrapped[:, None], (positions.double() - back).to(wide), positions)
         moved = torch.where(wrapped[:, None], moved - back, moved)
-        known = torch.nan_to_num(moved, nan=0.0)
-        facts[0] = (known[:, 0] ** 2 + known[:, 1] ** 2 + known[:, 2] ** 2).amax()
-        facts[2:5] = (known + drift).amax(dim=0)
-        facts[5:] = (-(known + drift)).amax(dim=0)
+        squares = moved[:, 0] ** 2 + moved[:, 1] ** 2 + moved[:, 2] ** 2
+        facts[0] = torch.where(torch.isnan(squares), 0.0, squares).amax()
+        away = moved + drift
+        unknown = torch.isnan(away)
+        facts[2:5] = torch.where(unknown, NOWHERE, away).amax(dim=0)
+        facts[5:] = torch.where(unknown, NOWHERE, -away).amax(dim=0)
     if len(positions):
         facts[1] = (~torch.isfinite(positions)).any().double()
     return Moved(positions, positions.to(dtype), facts)

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
+from alchemi_bridge.cell import Cell
 from alchemi_bridge.device import DeviceBuffer
 from alchemi_bridge.errors import PairListError
-from alchemi_bridge.pairs.lists import FullPairs, HalfPairs
+from alchemi_bridge.pairs.clusters import ClusterPairs, decode_clusters
+from alchemi_bridge.pairs.ghosts import GhostPairs, decode_ghosts
+from alchemi_bridge.pairs.lists import FullPairs, HalfPairs, Search
+from alchemi_bridge.pairs.matrix import NeighborMatrix, decode_matrix
 from alchemi_bridge.pairs.rows import Candidates, candidates_from_pairs
 
 INDEX_DTYPES = (torch.int32, torch.int64)
 
 
+#: What an engine can hand over; several cluster lists are those of one rank.
+PairList = HalfPairs | FullPairs | GhostPairs | NeighborMatrix | ClusterPairs
+Pairs = PairList | Search | Sequence[ClusterPairs]
+
+
+def is_pairs(value: Any) -> bool:
+    """Whether this is something that :class:`Pairs` stands for."""
+    if isinstance(value, (list, tuple)):
+        return len(value) > 0 and all(isinstance(one, ClusterPairs) for one in value)
+    return isinstance(value, PairList | Search)
+
+
+def reach_of(pairs: PairList | Sequence[ClusterPairs]) -> float:
+    """Distance up to which a list is complete, in the engine's length unit."""
+    return min(one.reach for one in pairs) if isinstance(pairs, Sequence) else pairs.reach
+
+
 def decode(
-    pairs: HalfPairs | FullPairs,
+    pairs: PairList | Sequence[ClusterPairs],
     *,
     n_atoms: int,
     device: torch.device,
     reach: float,
+    cell: Cell | None = None,
     subset: torch.Tensor | None = None,
 ) -> Candidates:
     """Turn an engine's list into candidates.
@@ -32,6 +57,8 @@ def decode(
         Device of the provider; the arrays must be there.
     reach
         The list's reach in the model's length unit.
+    cell
+        The engine's cell that the list belongs to, in its unit; open if there is none.
     subset
         (n_subset,) int64 indices of the atoms that the model sees. Pairs with any other atom are
         left out, and the candidates refer to positions in ``subset``.
@@ -42,8 +69,34 @@ def decode(
         If an array does not fit.
     PairListError
         If an index is out of range, an atom is paired with itself without a shift, a full list
-        lacks the reverse of a pair, or a pair is listed twice.
+        lacks the reverse of a pair, or a pair is listed twice; and what the functions for each
+        kind of list say.
     """
+    if isinstance(pairs, HalfPairs | FullPairs):
+        return decode_indices(pairs, n_atoms=n_atoms, device=device, reach=reach, subset=subset)
+    rest: dict[str, Any] = {
+        "n_atoms": n_atoms,
+        "device": device,
+        "reach": reach,
+        "subset": subset,
+        "cell": cell or Cell.open(),
+    }
+    if isinstance(pairs, GhostPairs):
+        return decode_ghosts(pairs, **rest)
+    if isinstance(pairs, NeighborMatrix):
+        return decode_matrix(pairs, **rest)
+    return decode_clusters(pairs, **rest)
+
+
+def decode_indices(
+    pairs: HalfPairs | FullPairs,
+    *,
+    n_atoms: int,
+    device: torch.device,
+    reach: float,
+    subset: torch.Tensor | None = None,
+) -> Candidates:
+    """Candidates from index lists with shifts; see :func:`decode`."""
     first, second, shifts = _read(pairs, device)
     _check_indices(first, second, shifts, n_atoms)
     if subset is not None:

@@ -79,9 +79,6 @@ class Search:
             )
 
 
-Pairs = HalfPairs | FullPairs | Search
-
-
 def _is_length(value: object) -> bool:
     try:
         return isinstance(value, Real) and 0.0 <= float(value) < float("inf")

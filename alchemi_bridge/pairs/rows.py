@@ -241,8 +241,10 @@ def assemble(
 
 def _check(found: Candidates, repeated: torch.Tensor, name: str) -> None:
     # one read from the device for both checks
-    twice, mirrored = torch.stack([repeated.amax(), found.reverse.amin()]).tolist()
-    if twice >= 0:
+    # the first of all: that of the lower index, as the pair was probably listed
+    places = torch.where(repeated >= 0, repeated, MAX_ROWS)
+    twice, mirrored = torch.stack([places.amin(), found.reverse.amin()]).tolist()
+    if twice < MAX_ROWS:
         i, j, *shift = found.samples[twice].tolist()
         raise PairListError(
             name,

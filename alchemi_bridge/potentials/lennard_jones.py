@@ -108,7 +108,10 @@ class LennardJones(torch.nn.Module):
         if self.n_types > 1:
             species = self.type_index.index_select(0, types)
             pair = species.index_select(0, first) * self.n_types + species.index_select(0, second)
-            repulsion, attraction = repulsion.index_select(0, pair), attraction.index_select(0, pair)
+            repulsion, attraction = (
+                repulsion.index_select(0, pair),
+                attraction.index_select(0, pair),
+            )
             slope, constant = slope.index_select(0, pair), constant.index_select(0, pair)
 
         # by columns: a sum over rows of three takes ten times as long on a CPU

@@ -140,7 +140,9 @@ class MessagePassing(torch.nn.Module):
 
         types = concatenated_types(systems)
         vectors, first, second = gather_pairs(systems, self.request)
-        r = (vectors * vectors).sum(dim=1, keepdim=True).sqrt()
+        # by columns: a sum over rows of three takes ten times as long on a CPU
+        x, y, z = vectors.unbind(1)
+        r = (x * x + y * y + z * z).sqrt().unsqueeze(1)
         # clamped, so that pairs beyond the cutoff (strict=False) count for nothing
         d = (r / self.cutoff).clamp(max=1.0)
         # 1 - 28 d^6 + 48 d^7 - 21 d^8, in a form that does not cancel near the cutoff
