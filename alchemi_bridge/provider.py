@@ -47,6 +47,7 @@ from alchemi_bridge.model import (
 )
 from alchemi_bridge.model.inputs import build_inputs
 from alchemi_bridge.model.outputs import NonConservative
+from alchemi_bridge.model.replay import Replay
 from alchemi_bridge.model.tuning import Mode, Tuner, possible_modes
 from alchemi_bridge.neighbors.checksum import CoordinateGuard
 from alchemi_bridge.pairs import Pairs, is_pairs
@@ -98,6 +99,10 @@ class MetatomicForceProvider:
         Try the ways of running the model in the first steps, and keep the fastest; see
         :mod:`alchemi_bridge.model.tuning`. They differ in the last digits: without it, every run
         of a program gives the same bits.
+    cuda_graph
+        On a GPU, record the evaluation of whole lists as a CUDA graph and replay it, where the
+        model allows that; see :mod:`alchemi_bridge.model.replay`. Off by default, because it has
+        not run on a GPU yet.
 
     Notes
     -----
@@ -124,6 +129,7 @@ class MetatomicForceProvider:
         check_consistency: bool = False,
         gradient: Literal["auto", "leaves", "strain"] = "auto",
         tuning: bool = True,
+        cuda_graph: bool = False,
     ) -> None:
         self.loaded: LoadedModel = load_model(
             model,
@@ -145,6 +151,8 @@ class MetatomicForceProvider:
         self.route: Route = choose_route(self.loaded, gradient)
         self._threshold = uncertainty_threshold
         self._debug = debug_enabled()
+        on_gpu = self.loaded.device.type == "cuda"
+        self._replay = Replay() if cuda_graph and on_gpu else None
         self.check_consistency = check_consistency
         self._length = conversion_factor(self.units.length, self.loaded.length_unit)
         energy = conversion_factor(self.loaded.energy_unit, self.units.energy)
@@ -334,16 +342,24 @@ class MetatomicForceProvider:
             dtype=self.loaded.dtype,
             device=self.loaded.device,
         )
-        return evaluate(
-            self.loaded,
-            self.plan,
-            [system_input(self.loaded, atoms.types, system, inputs)],
-            Wanted(step.energy, step.forces, step.virial, step.energies),
-            selected=atoms.selected,
-            route=self.route,
-            check_consistency=self.check_consistency,
-            optimize=mode.optimize,
-        )
+        wanted = Wanted(step.energy, step.forces, step.virial, step.energies)
+
+        def run() -> Evaluation:
+            return evaluate(
+                self.loaded,
+                self.plan,
+                [system_input(self.loaded, atoms.types, system, inputs)],
+                wanted,
+                selected=atoms.selected,
+                route=self.route,
+                check_consistency=self.check_consistency,
+                optimize=mode.optimize,
+            )
+
+        if self._replay is None or system.lasting is None or not self._tuner.done:
+            return run()
+        flags = (step.energy, step.forces, step.virial, step.energies, mode.optimize)
+        return self._replay.run((system.lasting, system.rows, atoms, *flags), run)
 
     def _finish(
         self, evaluation: Evaluation, views: Mapping[str, torch.Tensor], atoms: PreparedAtoms

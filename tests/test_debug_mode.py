@@ -9,6 +9,7 @@ import ase.build
 import numpy as np
 import pytest
 import torch
+from ase.neighborlist import neighbor_list
 
 from alchemi_bridge import (
     Atoms,
@@ -22,7 +23,6 @@ from alchemi_bridge import (
 )
 from alchemi_bridge import errors as e
 from alchemi_bridge.native import using
-from ase.neighborlist import neighbor_list
 
 
 @pytest.fixture
