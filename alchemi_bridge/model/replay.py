@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from alchemi_bridge.errors import first_line
 from alchemi_bridge.model.evaluate import Evaluation
 
 LOGGER = logging.getLogger(__name__)
@@ -98,9 +99,7 @@ class Replay:
                 self._fail("a replay gives other results")
                 return
         except Exception as error:  # the model is foreign code, and so is what it calls
-            self._fail(
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            )
+            self._fail(first_line(error))
             return
         self._replay, self._found = replay, found
         LOGGER.info("the evaluation is replayed as a CUDA graph")

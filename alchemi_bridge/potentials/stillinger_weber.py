@@ -84,7 +84,9 @@ class StillingerWeber(torch.nn.Module):
         for system in systems:
             n_atoms += len(system)
 
-        r = (vectors * vectors).sum(dim=1, keepdim=True).sqrt()
+        # by columns: a sum over rows of three takes ten times as long on a CPU
+        x, y, z = vectors.unbind(1)
+        r = (x * x + y * y + z * z).sqrt().unsqueeze(1)
         inverse = r.reciprocal()
         unit = vectors * inverse
         tail = (self.cutoff - r).clamp(min=self.closest).reciprocal()
