@@ -178,15 +178,15 @@ class Geometry:
             first = self._advance(positions, self._cell, None)
             require_finite(first.positions, read_facts(first, None), self.subset)
             reference = Reference(first.positions.clone(), self._cell)
-        geometry, displacement = self._cut(positions, cell, reference)
         reach, cutoff = self._candidates.reach, self.loaded.cutoff
         allowed = reference.allowance(cell, reach, cutoff)
-        rounding = reference.rounding(reference.positions.dtype)
         smallest = max(allowed, 0.0) if cell.same_as(reference.cell) else allowed
-        if not displacement <= smallest + rounding:
+        limit = smallest + reference.rounding(reference.positions.dtype)
+        geometry, displacement = self._cut(positions, cell, reference, limit)
+        if geometry is None:
             # once more: the drift of the step before may not be that of this one
-            geometry, displacement = self._cut(positions, cell, reference)
-        if not displacement <= smallest + rounding:  # also where an overflow gave NaN
+            geometry, displacement = self._cut(positions, cell, reference, limit)
+        if geometry is None:
             unit = self.loaded.length_unit
             raise StalePairsError(
                 "pair list",
@@ -204,11 +204,9 @@ class Geometry:
         """Own search: make a new one when the old may miss a pair."""
         if self._candidates is not None and self._reference is not None:
             allowed = self._reference.allowance(cell, self._candidates.reach, self.loaded.cutoff)
-            for _ in range(
-                2
-            ):  # once more: the drift of the step before may not be that of this one
-                geometry, displacement = self._cut(positions, cell, self._reference)
-                if displacement < allowed:
+            for _ in range(2):  # twice, as above
+                geometry, _ = self._cut(positions, cell, self._reference, allowed)
+                if geometry is not None:
                     return geometry
         assert self._skin is not None
         moved = self._advance(positions, cell, None)
@@ -217,28 +215,40 @@ class Geometry:
             self._candidates = find_pairs(moved.positions, cell, self.loaded.cutoff + self._skin)
         self._reference = Reference(moved.positions.clone(), cell)
         self.searches += 1
-        return self._cut(positions, cell, self._reference)[0]
+        geometry, _ = self._cut(positions, cell, self._reference, math.inf)
+        assert geometry is not None
+        return geometry
 
     def _cut(
-        self, positions: torch.Tensor, cell: Cell, reference: Reference
-    ) -> tuple[StepGeometry, float]:
-        """Neighbours at these positions, and the displacement since the reference."""
+        self, positions: torch.Tensor, cell: Cell, reference: Reference, limit: float
+    ) -> tuple[StepGeometry | None, float]:
+        """Neighbours at these positions, and the displacement since the reference.
+
+        Without neighbours if the displacement is beyond the limit: what the list says of such a
+        step, overlaps included, means nothing.
+        """
         candidates = self._candidates
         assert candidates is not None
         with stage("cut"):
             make = self._refreshed if self.uncut else self._newly_cut
-            return make(candidates, positions, cell, reference)
+            return make(candidates, positions, cell, reference, limit)
 
     def _newly_cut(
-        self, candidates: Candidates, positions: torch.Tensor, cell: Cell, reference: Reference
-    ) -> tuple[StepGeometry, float]:
+        self,
+        candidates: Candidates,
+        positions: torch.Tensor,
+        cell: Cell,
+        reference: Reference,
+        limit: float,
+    ) -> tuple[StepGeometry | None, float]:
         """Neighbours cut at the model's cutoffs."""
         moved = self._advance(positions, cell, reference)
         box = self._box_for(candidates, cell, moved.positions.dtype)
         marked = [self._mark(candidates, moved, box, request) for request in self.loaded.requests]
         shortest = marked[0].shortest if marked else None
         facts = read_facts(moved, reference, shortest, [m.base[-1] for m in marked])
-        self._check(facts, candidates, moved, box)
+        if not self._holds(facts, candidates, moved, box, limit):
+            return None, facts.displacement
         pairs = [
             fill(candidates, moved.positions, box.offsets, m, n_rows, self.loaded.dtype)
             for m, n_rows in zip(marked, facts.n_rows, strict=True)
@@ -248,8 +258,13 @@ class Geometry:
         ), facts.displacement
 
     def _refreshed(
-        self, candidates: Candidates, positions: torch.Tensor, cell: Cell, reference: Reference
-    ) -> tuple[StepGeometry, float]:
+        self,
+        candidates: Candidates,
+        positions: torch.Tensor,
+        cell: Cell,
+        reference: Reference,
+        limit: float,
+    ) -> tuple[StepGeometry | None, float]:
         """The same without a cut: new vectors in the lists of the search."""
         listed, wide = self._listed, torch.promote_types(positions.dtype, self.loaded.dtype)
         if (
@@ -275,7 +290,8 @@ class Geometry:
                     candidates, moved.positions, box.offsets, mine.place, mine.vectors
                 )
         facts = read_facts(moved, reference, shortest)
-        self._check(facts, candidates, moved, box)
+        if not self._holds(facts, candidates, moved, box, limit):
+            return None, facts.displacement
         self._listed = listed  # only now: a list of coordinates that are none lacks pairs
         geometry = StepGeometry(
             moved.narrow, cell, box.rows, box.pbc, listed.pairs, moved.positions, listed.lasting
@@ -311,12 +327,23 @@ class Geometry:
             dtype=self.loaded.dtype,
         )
 
-    def _check(self, facts: StepFacts, candidates: Candidates, moved: Moved, box: _Box) -> None:
+    def _holds(
+        self,
+        facts: StepFacts,
+        candidates: Candidates,
+        moved: Moved,
+        box: _Box,
+        limit: float,
+    ) -> bool:
+        """Whether the list is good for this step; raises if the step is good for nothing."""
         require_finite(moved.positions, facts, self.subset)
+        if not facts.displacement <= limit:  # also where an overflow gave NaN
+            return False
         unit = self.loaded.length_unit
         require_apart(
             candidates, moved.positions, box.offsets, facts, self._minimum, unit, self.subset
         )
+        return True
 
     def _box_for(self, candidates: Candidates, cell: Cell, dtype: torch.dtype) -> _Box:
         """What the cell adds; kept as long as list, cell and precision stay the same."""

@@ -102,4 +102,5 @@ def test_a_refused_step_leaves_nothing_behind(way: str, kind: type, first: bool)
         pairs.uncut = True
         refused(kind, lambda: pairs.step(bad, None))
         require_all_pairs(pairs.step(good, None), world)
-    assert pairs.searches == 1
+    # an atom that jumped onto another is found by a new search, and so is its way back
+    assert pairs.searches == (1 if kind is NonFiniteError else 3)
