@@ -122,11 +122,15 @@ CHECK_CUDA := import importlib.util, sys; \
 GPU_TESTS = $(shell grep -l 'mark\.gpu' tests/test_*.py)
 
 # Takes the Python as it is, with its torch: nothing is installed, no network is used. It needs the
-# package's dependencies and pytest.
+# package's dependencies and pytest. Tests that fail do not keep the benchmark from running: what was
+# measured goes to benchmarks/results/, named after the GPU.
 .PHONY: gpu-check
-gpu-check: ## the tests that need a CUDA device, with $(PYTHON) as it is: installs nothing
+gpu-check: ## tests and benchmark that need a CUDA device, with $(PYTHON) as it is: installs nothing
 	@"$(PYTHON)" -c '$(CHECK_CUDA)'
-	"$(PYTHON)" -m pytest -p no:cacheprovider -m gpu $(GPU_TESTS) $(PYTEST_ARGS)
+	@status=0; \
+	"$(PYTHON)" -m pytest -p no:cacheprovider -m gpu $(GPU_TESTS) $(PYTEST_ARGS) || status=$$?; \
+	"$(PYTHON)" -m alchemi_bridge.cli.main bench --device cuda --record benchmarks/results || status=$$?; \
+	exit $$status
 
 # --- kernels ------------------------------------------------------------------------------------
 

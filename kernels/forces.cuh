@@ -62,16 +62,38 @@ AB_BODY void gather_row(long long i, const int* starts, const int* second, const
         for (int m = 0; m < 9; ++m) virial[9 * i + m] += w[m];
 }
 
+// Reverses are all over the memory: asks for what entries ahead will need, for the cache of a host.
+// Places beyond the last row are read as place 0: the arrays may end there.
+#define AB_AHEAD 24
+
+template <typename T>
+AB_BODY void fetch_ahead(int k, long long n_rows, const int* reverse, const int* place,
+                         const T* gradients)
+{
+#if !AB_CUDA
+    const long long far = k + 2 * AB_AHEAD, near = k + AB_AHEAD;
+    if (far < n_rows) __builtin_prefetch(place + reverse[far]);
+    if (near < n_rows) {
+        const long long there = place[reverse[near]];
+        if (there >= 0) __builtin_prefetch(gradients + 3 * there);
+    }
+#else
+    (void)k; (void)n_rows; (void)reverse; (void)place; (void)gradients;
+#endif
+}
+
 // The same for one thread of a host: every pair is visited once, and pushes both of its atoms. Row by
 // row, an atom meets its partners in the order of its own row, so that the bits are the same.
 template <typename T>
 AB_BODY void scatter_row(long long i, const int* starts, const int* second, const int* code,
                          const int* reverse, const int* place, long long n_codes,
-                         const T* gradients, const T* vectors, double* forces, double* virial)
+                         long long n_rows, const T* gradients, const T* vectors, double* forces,
+                         double* virial)
 {
     double f[3] = {forces[3 * i], forces[3 * i + 1], forces[3 * i + 2]};
     double w[9] = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
     for (int k = starts[i]; k < starts[i + 1]; ++k) {
+        fetch_ahead(k, n_rows, reverse, place, gradients);
         const int j = second[k];
         if (!is_canonical(i, j, code[k], n_codes)) continue;
         double d[3];
@@ -108,10 +130,10 @@ AB_KERNEL(gather_rows_f,
 
 AB_KERNEL(scatter_rows_f,
           (const int* starts, const int* second, const int* code, const int* reverse,
-           const int* place, long long n_codes, const float* gradients, const float* vectors,
-           double* forces, double* virial),
-          scatter_row<float>(k, starts, second, code, reverse, place, n_codes, gradients, vectors,
-                        forces, virial))
+           const int* place, long long n_codes, long long n_rows, const float* gradients,
+           const float* vectors, double* forces, double* virial),
+          scatter_row<float>(k, starts, second, code, reverse, place, n_codes, n_rows, gradients,
+                        vectors, forces, virial))
 
 AB_KERNEL(gather_rows_d,
           (const int* starts, const int* second, const int* code, const int* reverse,
@@ -122,10 +144,10 @@ AB_KERNEL(gather_rows_d,
 
 AB_KERNEL(scatter_rows_d,
           (const int* starts, const int* second, const int* code, const int* reverse,
-           const int* place, long long n_codes, const double* gradients, const double* vectors,
-           double* forces, double* virial),
-          scatter_row<double>(k, starts, second, code, reverse, place, n_codes, gradients, vectors,
-                        forces, virial))
+           const int* place, long long n_codes, long long n_rows, const double* gradients,
+           const double* vectors, double* forces, double* virial),
+          scatter_row<double>(k, starts, second, code, reverse, place, n_codes, n_rows, gradients,
+                        vectors, forces, virial))
 
 // Names end in the types of the rows and of the engine's memory.
 

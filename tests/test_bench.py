@@ -47,6 +47,7 @@ def test_results_have_what_readers_look_for(document: tuple[dict, Path]) -> None
     assert row["ase_ratio_to_metatomic_ase"] == pytest.approx(peer / row["ase_ms_per_step"])
     model = row["paths"]["model"]["median"]
     assert row["overhead_over_model"] == pytest.approx(row["ms_per_step"] / model - 1.0)
+    assert row["bridge_ms"] == pytest.approx(row["ms_per_step"] - model)
     # fcc argon within 2.5 sigma: shells of 12, 6, 24, 12 and 24
     assert row["neighbors"] == pytest.approx(78.0, abs=6.0)
     assert row["largest_force_difference"] < 1e-8
@@ -58,6 +59,9 @@ def test_conversion_has_what_readers_look_for(document: tuple[dict, Path]) -> No
     assert row["atoms"] == 2000
     assert row["ratio_to_sort_dedup"] == pytest.approx(row["ms_sort_dedup"] / row["ms"])
     assert row["ratio_to_vesin"] == pytest.approx(row["ms_vesin"] / row["ms"])
+    assert row["ratio_to_floor"] == pytest.approx(row["ms"] / row["ms_floor"])
+    # starts, and three int32 for each of the two entries of a pair, besides the list itself
+    assert row["megabytes"] * 1e6 > 4 * 2001 + 2 * 3 * 4 * row["pairs"]
 
 
 def test_stages_add_up_to_less_than_the_step(document: tuple[dict, Path]) -> None:
@@ -65,6 +69,7 @@ def test_stages_add_up_to_less_than_the_step(document: tuple[dict, Path]) -> Non
     stages = dict(row["stages"])
     assert list(stages) == [name for name in STAGES if name in stages]
     assert stages.pop("search") > 0.0
+    assert stages.pop("decode") > 0.0
     assert set(stages) == {"cut", "forward", "backward", "accumulate"}
     slowest = row["paths"]["bridge"]["p90"]
     assert LEAST_SHARE_OF_STAGES * row["ms_per_step"] < sum(stages.values()) < 3.0 * slowest

@@ -31,6 +31,9 @@ DENSITY, REACH = 0.0213, 7.0
 
 REPEATS = 5
 
+#: Bytes of the copy that shows how fast the device's memory is: beyond all caches.
+COPIED = 256 << 20
+
 
 @dataclass
 class ConversionRow:
@@ -48,6 +51,10 @@ class ConversionRow:
         Only the last part of that, from the pairs that are within reach: keys, sort, removal.
     ms_vesin, ratio_to_vesin
         A search from scratch with vesin, on the host, and its conversion to candidates.
+    megabytes, ms_floor, ratio_to_floor
+        The list's arrays, coordinates, and the candidates, each counted once; the time in which the
+        device copies as many (read and written); and how many times that ``ms`` is: smaller is
+        better.
     """
 
     atoms: int
@@ -61,6 +68,9 @@ class ConversionRow:
     ratio_to_sort_alone: float
     ms_vesin: float
     ratio_to_vesin: float
+    megabytes: float
+    ms_floor: float
+    ratio_to_floor: float
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -116,7 +126,16 @@ def measure_conversion(n_atoms: int, device: torch.device, repeats: int = REPEAT
             got=f"{len(found)}, and {sort_dedup().shape[1]} after sorting",
             fix="report this: the times mean nothing",
         )
-    times = _interleaved([convert, sort_dedup, sort_alone, search], device, repeats)
+    block = torch.empty(COPIED, dtype=torch.uint8, device=device)
+    target = torch.empty_like(block)
+
+    def copy() -> torch.Tensor:
+        return target.copy_(block)
+
+    ways = [convert, sort_dedup, sort_alone, search, copy]
+    times = _interleaved(ways, device, repeats)
+    moved = _bytes(pairs, found)
+    floor = times[4] * moved / (2 * COPIED)
     return ConversionRow(
         atoms=n_atoms,
         pairs=found.n_pairs,
@@ -129,7 +148,25 @@ def measure_conversion(n_atoms: int, device: torch.device, repeats: int = REPEAT
         ratio_to_sort_alone=times[2] / times[0],
         ms_vesin=times[3],
         ratio_to_vesin=times[3] / times[0],
+        megabytes=moved / 1e6,
+        ms_floor=floor,
+        ratio_to_floor=times[0] / floor,
     )
+
+
+def _bytes(pairs: ClusterPairs, found: Candidates) -> int:
+    """Of what a conversion must read and write at least."""
+    given = (
+        pairs.sci,
+        pairs.cj,
+        pairs.imask,
+        pairs.excl_ind,
+        pairs.excl,
+        pairs.atom_index,
+        pairs.x,
+    )
+    made = (found.starts, found.second, found.code, found.reverse)
+    return sum(int(array.nbytes) for array in (*given, *made))
 
 
 def _lattice(n_atoms: int, edge: float) -> np.ndarray:

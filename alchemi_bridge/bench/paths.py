@@ -32,7 +32,7 @@ from alchemi_bridge.model import LoadedModel, Wanted
 from alchemi_bridge.model.evaluate import requests_for
 from alchemi_bridge.model.execution import optimized
 from alchemi_bridge.model.graph import build_graph
-from alchemi_bridge.pairs import Search
+from alchemi_bridge.pairs import HalfPairs, Search, find_pairs
 from alchemi_bridge.provider import MetatomicForceProvider
 
 PROPERTIES = ["energy", "forces", "stress"]
@@ -133,7 +133,7 @@ class ProviderPath(TimedPath):
         self.provider = MetatomicForceProvider(model, device=device)
         self.provider.set_atoms(Atoms(types=np.asarray(atoms.numbers, dtype=np.int64)))
         self.cell = Cell.of(atoms.cell.array, atoms.pbc)
-        self.provider.set_pairs(Search(SKIN), self.cell)
+        self.search()
         n_atoms = len(atoms)
 
         def zeros(*shape: int) -> torch.Tensor:
@@ -142,6 +142,19 @@ class ProviderPath(TimedPath):
         self.positions = zeros(n_atoms, 3)
         self.out = ForceBuffers(forces=zeros(n_atoms, 3), energy=zeros(1), virial=zeros(3, 3))
         self.request = Step(self.positions, virial=True)
+
+    def search(self) -> None:
+        """Have the provider search at the next step."""
+        self.provider.set_pairs(Search(self.skin), self.cell)
+
+    def hand_over(self, positions: np.ndarray) -> None:
+        """Search as an engine would, and hand over a half list for these positions."""
+        self.positions.copy_(torch.from_numpy(positions))
+        reach = self.provider.requirements.pair_range + self.skin
+        found = find_pairs(self.positions, self.cell, reach)
+        half = found.canonical
+        arrays = (found.first[half], found.second[half], found.shifts[half])
+        self.provider.set_pairs(HalfPairs(*arrays, reach), self.cell)
 
     def step(self, positions: np.ndarray) -> tuple[float, float]:
         self.positions.copy_(torch.from_numpy(positions))

@@ -43,6 +43,8 @@ TURN = 5
 
 #: Steps that the median of the stages is taken of.
 STAGE_STEPS = 10
+#: The same for searches, and for lists that are handed over.
+SEARCHES = 3
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,11 @@ class BenchRow:
         The same through the bridge's own ASE calculator, calculator against calculator.
     overhead_over_model
         What the step costs over the model's forward and backward, as a share of these.
+    bridge_ms
+        The same in milliseconds.
     stages
-        Median milliseconds of each stage of a step; search and decode of one pair search.
+        Median milliseconds of each stage of a step; ``search`` of a pair search by the bridge,
+        ``decode`` of a half list that an engine hands over.
     neighbors
         Rows of the model's lists, for each atom.
     searches, steps
@@ -128,6 +133,7 @@ class BenchRow:
     ms_per_step: float
     ratio_to_metatomic_ase: float | None
     overhead_over_model: float
+    bridge_ms: float
     ase_ms_per_step: float
     ase_ratio_to_metatomic_ase: float | None
     ratio_to_metatomic_torchsim: float | None
@@ -202,10 +208,11 @@ def measure_structure(name: str, model: Path, atoms: ase.Atoms, options: Options
 
 def _warm_up(paths: Sequence[TimedPath], motion: Iterator[np.ndarray]) -> None:
     for count, positions in enumerate(islice(motion, MOST_WARM_UP)):
-        for path in paths:
-            path.step(positions)
-        if count + 1 >= LEAST_WARM_UP and all(path.ready for path in paths):
+        cold = [path for path in paths if count < LEAST_WARM_UP or not path.ready]
+        if not cold:
             return
+        for path in cold:
+            path.step(positions)
 
 
 def _steps(paths: Sequence[TimedPath], motion: Iterator[np.ndarray], options: Options) -> int:
@@ -239,20 +246,22 @@ def _require_agreement(
 
 
 def _stages(engine: ProviderPath, motion: Iterator[np.ndarray]) -> dict[str, float]:
-    """Medians over some steps of their own, and one pair search."""
+    """Medians over some steps of their own, and over some pair searches and decodings."""
     totals: dict[str, list[float]] = {}
-    for positions in islice(motion, STAGE_STEPS):
-        with collect(lambda: synchronize(engine.device)) as times:
-            engine.step(positions)
-        for stage, seconds in times.items():
-            totals.setdefault(stage, []).append(sum(seconds))
-    if "search" not in totals:
-        from alchemi_bridge.pairs import Search
 
-        engine.provider.set_pairs(Search(engine.skin), engine.cell)
-        with collect(lambda: synchronize(engine.device)) as times:
-            engine.step(next(motion))
-        totals["search"] = [sum(times["search"])]
+    def take(count: int, prepare: Callable[[np.ndarray], None] = lambda positions: None) -> None:
+        for positions in islice(motion, count):
+            with collect(lambda: synchronize(engine.device)) as times:
+                prepare(positions)
+                engine.step(positions)
+            for stage, seconds in times.items():
+                totals.setdefault(stage, []).append(sum(seconds))
+
+    take(STAGE_STEPS)
+    steps = {stage: totals.pop(stage) for stage in tuple(totals)}
+    take(SEARCHES, lambda positions: engine.search())
+    take(SEARCHES, engine.hand_over)
+    totals = {**totals, **steps, "search": totals["search"]}
     return {stage: 1e3 * statistics.median(totals[stage]) for stage in STAGES if totals.get(stage)}
 
 
@@ -280,6 +289,7 @@ def _row(
         ms_per_step=mine,
         ratio_to_metatomic_ase=ratio("metatomic-ase", mine),
         overhead_over_model=mine / model - 1.0,
+        bridge_ms=mine - model,
         ase_ms_per_step=through_ase,
         ase_ratio_to_metatomic_ase=ratio("metatomic-ase", through_ase),
         ratio_to_metatomic_torchsim=ratio("metatomic-torchsim", mine),

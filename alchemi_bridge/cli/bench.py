@@ -29,7 +29,9 @@ PEERS = {
 }
 
 CONVERSION_ATOMS = 100_000
-QUICK_SECONDS, FULL_SECONDS = 2.0, 6.0
+QUICK_SECONDS, FULL_SECONDS = 1.5, 6.0
+QUICK_REPEATS, FULL_REPEATS = 3, 7
+QUICK_STEPS = 10
 
 
 def add_parser(subparsers: Any) -> None:
@@ -75,15 +77,17 @@ def run(args: argparse.Namespace) -> int:
     device = select_device(["cpu", "cuda"], args.device)
     _check(args)
     seconds = args.seconds or (QUICK_SECONDS if args.quick else FULL_SECONDS)
-    options = Options(device=device, threads=args.threads, seconds=seconds)
+    least = QUICK_STEPS if args.quick else Options.least_steps
+    options = Options(device, args.threads, seconds, least_steps=least)
     rows = _measure(args, options)
     conversion: list[ConversionRow] = []
     if not (args.no_conversion or args.model):
+        repeats = QUICK_REPEATS if args.quick else FULL_REPEATS
         before = torch.get_num_threads()
         torch.set_num_threads(args.threads)
         try:
             for _ in progress([CONVERSION_ATOMS], "converting a cluster list"):
-                conversion.append(measure_conversion(CONVERSION_ATOMS, device))
+                conversion.append(measure_conversion(CONVERSION_ATOMS, device, repeats))
         finally:
             torch.set_num_threads(before)
     document = _document(rows, conversion, args)
@@ -193,11 +197,19 @@ def _write(document: dict[str, Any], rows: list[BenchRow], args: argparse.Namesp
     if args.record:
         folder = Path(args.record)
         folder.mkdir(parents=True, exist_ok=True)
-        gpus = document["machine"]["gpus"]
-        name = gpus[0] if args.device.startswith("cuda") and gpus else document["machine"]["cpu"]
-        stem = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-").lower()
         text = json.dumps(document, indent=1) + "\n"
-        (folder / f"{stem}-{args.threads}-threads.json").write_text(text, encoding="utf-8")
+        (folder / _record_name(document, args)).write_text(text, encoding="utf-8")
+
+
+def _record_name(document: dict[str, Any], args: argparse.Namespace) -> str:
+    """After the hardware: ``nvidia-h100-80gb-hbm3.json``, ``amd-epyc-1-threads.json``."""
+    kind, _, index = args.device.partition(":")
+    on_gpu = kind == "cuda"
+    machine = document["machine"]
+    name = (
+        machine["gpus"][int(index or 0)] if on_gpu else f"{machine['cpu']} {args.threads} threads"
+    )
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-").lower() + ".json"
 
 
 def _print(rows: list[BenchRow], conversion: list[ConversionRow]) -> None:
@@ -205,7 +217,7 @@ def _print(rows: list[BenchRow], conversion: list[ConversionRow]) -> None:
 
     console = stdout_console()
     columns = ("model", "atoms", "ms per step", "metatomic-ase", "ratio", "ASE", "ratio",
-               "over the model", "searches", "mode")  # fmt: skip
+               "over the model", "ms", "searches", "mode")  # fmt: skip
     table = Table(*columns, box=None)
     for row in rows:
         peer = row.paths.get("metatomic-ase")
@@ -218,6 +230,7 @@ def _print(rows: list[BenchRow], conversion: list[ConversionRow]) -> None:
             f"{row.ase_ms_per_step:.3g}",
             _ratio(row.ase_ratio_to_metatomic_ase),
             f"{row.overhead_over_model:+.0%}",
+            f"{row.bridge_ms:.3g}",
             f"{row.searches} of {row.steps}",
             row.mode,
         )
@@ -227,7 +240,8 @@ def _print(rows: list[BenchRow], conversion: list[ConversionRow]) -> None:
             f"conversion of a cluster list, {one.atoms} atoms, {one.pairs} pairs: {one.ms:.0f} ms; "
             f"key, sort and dedup {one.ms_sort_dedup:.0f} ms ({one.ratio_to_sort_dedup:.2f} x; "
             f"without the decoding {one.ms_sort_alone:.0f} ms, {one.ratio_to_sort_alone:.2f} x), "
-            f"vesin from scratch {one.ms_vesin:.0f} ms ({one.ratio_to_vesin:.2f} x)"
+            f"vesin from scratch {one.ms_vesin:.0f} ms ({one.ratio_to_vesin:.2f} x); "
+            f"copying the {one.megabytes:.0f} MB takes {one.ms_floor:.3g} ms"
         )
 
 

@@ -52,14 +52,25 @@ def gather_forces(
             virial.index_add_(0, first, outer.reshape(-1, 9))
         return
     arrays = (candidates.starts, candidates.second, candidates.code, candidates.reverse)
-    given = (pairs.place, len(candidates.table), gradients, pairs.vectors)
-    letter = _LETTER[forces.dtype]
-    if run.threads(candidates.n_atoms) > 1:
-        run.launch(f"gather_rows_{letter}", candidates.n_atoms, *arrays, *given, forces, virial)
+    codes, given = len(candidates.table), (gradients, pairs.vectors)
+    letter, n_atoms = _LETTER[forces.dtype], candidates.n_atoms
+    if run.threads(n_atoms) > 1:
+        run.launch(
+            f"gather_rows_{letter}", n_atoms, *arrays, pairs.place, codes, *given, forces, virial
+        )
         return
     wide = forces if forces.dtype == torch.float64 else forces.double()
+    sizes = (codes, len(candidates))
     run.launch(
-        f"scatter_rows_{letter}", candidates.n_atoms, *arrays, *given, wide, virial, serial=True
+        f"scatter_rows_{letter}",
+        n_atoms,
+        *arrays,
+        pairs.place,
+        *sizes,
+        *given,
+        wide,
+        virial,
+        serial=True,
     )
     if wide is not forces:
         forces.copy_(wide)
