@@ -77,7 +77,7 @@ def test_stages_add_up_to_less_than_the_step(document: tuple[dict, Path]) -> Non
 
 def test_picture_and_record(document: tuple[dict, Path]) -> None:
     assert (document[1] / "bench.png").read_bytes().startswith(b"\x89PNG")
-    (record,) = (document[1] / "r").glob("*-1-threads.json")
+    (record,) = (document[1] / "r").glob("*-1-thread.json")
     assert json.loads(record.read_text()) == document[0]
 
 

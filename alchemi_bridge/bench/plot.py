@@ -22,7 +22,7 @@ _STYLES = {
 _DPI = 130
 
 
-def plot_rows(rows: Sequence[BenchRow], path: Path) -> None:
+def plot_rows(rows: Sequence[BenchRow], path: Path, title: str) -> None:
     """Draw milliseconds per step (top) and ratios to metatomic-ase (bottom), a column per model."""
     names = list(dict.fromkeys(row.model for row in rows))
     figure = Figure(figsize=(4.6 * len(names), 6.4), dpi=_DPI, layout="constrained")
@@ -36,8 +36,7 @@ def plot_rows(rows: Sequence[BenchRow], path: Path) -> None:
     grid[0, 0].set_ylabel("ms per step")
     grid[1, 0].set_ylabel("time of metatomic-ase / time")
     grid[0, 0].legend(frameon=False, fontsize="small")
-    first = rows[0]
-    figure.suptitle(f"{first.device}, {first.threads} thread(s)", fontsize="medium")
+    figure.suptitle(title, fontsize="medium")
     figure.savefig(path)
 
 

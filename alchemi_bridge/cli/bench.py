@@ -193,7 +193,7 @@ def _write(document: dict[str, Any], rows: list[BenchRow], args: argparse.Namesp
         folder = Path(args.output)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "bench.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        plot_rows(rows, folder / "bench.png")
+        plot_rows(rows, folder / "bench.png", _hardware(document, args))
     if args.record:
         folder = Path(args.record)
         folder.mkdir(parents=True, exist_ok=True)
@@ -202,14 +202,16 @@ def _write(document: dict[str, Any], rows: list[BenchRow], args: argparse.Namesp
 
 
 def _record_name(document: dict[str, Any], args: argparse.Namespace) -> str:
-    """After the hardware: ``nvidia-h100-80gb-hbm3.json``, ``amd-epyc-1-threads.json``."""
+    """After the hardware: ``nvidia-h100-80gb-hbm3.json``, ``amd-epyc-1-thread.json``."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", _hardware(document, args))
+    return name.strip("-").lower() + ".json"
+
+
+def _hardware(document: dict[str, Any], args: argparse.Namespace) -> str:
     kind, _, index = args.device.partition(":")
-    on_gpu = kind == "cuda"
-    machine = document["machine"]
-    name = (
-        machine["gpus"][int(index or 0)] if on_gpu else f"{machine['cpu']} {args.threads} threads"
-    )
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-").lower() + ".json"
+    if kind == "cuda":
+        return str(document["machine"]["gpus"][int(index or 0)])
+    return f"{document['machine']['cpu']}, {args.threads} thread{'s' if args.threads > 1 else ''}"
 
 
 def _print(rows: list[BenchRow], conversion: list[ConversionRow]) -> None:
