@@ -27,6 +27,8 @@ class BridgeError(Exception):
         self.expected = expected
         self.got = got
         self.fix = fix
+        #: The rank whose error this is a copy of, in a parallel run.
+        self.of_rank: int | None = None
         super().__init__(f"{what}: expected {expected}, got {got}; {fix}")
 
     def __reduce__(self) -> tuple:
@@ -71,7 +73,15 @@ class CellError(InputError):
 
 
 class OverlapError(InputError):
-    """Two atoms sit on the same point."""
+    """Two atoms sit on the same point.
+
+    Attributes
+    ----------
+    atoms
+        Their rows, where the error was found; ``None`` if it came from another process.
+    """
+
+    atoms: tuple[int, int] | None = None
 
 
 class SpeciesError(InputError):
@@ -141,6 +151,10 @@ class ConfigurationError(BridgeError, ValueError):
 
 class ProtocolError(BridgeError, RuntimeError):
     """Calls came in the wrong order (``compute`` before ``set_pairs``, for example)."""
+
+
+class RankFailedError(BridgeError, RuntimeError):
+    """Another rank of a parallel run failed, with an error that is none of the bridge's."""
 
 
 # --- other people's errors ----------------------------------------------------------------------

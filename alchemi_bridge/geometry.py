@@ -322,9 +322,10 @@ class Geometry:
             candidates,
             moved.positions,
             box.offsets,
-            cutoff=float(request.cutoff) if with_cut else math.inf,
+            cutoff=float(request.cutoff),
             full_list=bool(request.full_list),
             dtype=self.loaded.dtype,
+            with_cut=with_cut,
         )
 
     def _holds(

@@ -139,7 +139,7 @@ class MetatomicForceProvider:
         )
         if self.loaded.device.type == "cpu":
             keep_freed_memory()
-        _check_options(uncertainty_threshold, units)
+        require_options(uncertainty_threshold, units)
         self.plan = plan_outputs(
             self.loaded.capabilities,
             variants=variants,
@@ -285,20 +285,11 @@ class MetatomicForceProvider:
         UnsupportedOutputError, EvaluationError, NonFiniteResultError
             If the model can not, fails, or returns what is no number.
         """
-        require_kind("step", step, Step, "pass Step(positions)")
-        require_kind("out", out, ForceBuffers, "pass ForceBuffers(forces, energy)")
         self._results = None  # those of an earlier step must not pass for those of a failed one
         atoms, device = self._require_atoms("compute"), self.loaded.device
         if self._geometry is None:
-            raise _out_of_order("compute", "set_pairs")
-        positions = DeviceBuffer.of(step.positions, "positions").require(
-            "positions", shape=(atoms.n_atoms, 3), dtypes=FLOATS, device=device
-        )
-        views = {
-            name: out.view(name, atoms.n_atoms, device)
-            for name in ("forces", "energy", "virial", "energies")
-            if getattr(step, name)
-        }
+            raise out_of_order("compute", "set_pairs")
+        positions, views = buffers_of(step, out, atoms.n_atoms, device)
         if device.type == "cuda":
             require_current(device)  # before anything is launched
         if step.ready is not None:
@@ -379,8 +370,21 @@ class MetatomicForceProvider:
 
     def _require_atoms(self, call: str) -> PreparedAtoms:
         if self._atoms is None:
-            raise _out_of_order(call, "set_atoms")
+            raise out_of_order(call, "set_atoms")
         return self._atoms
+
+
+def buffers_of(
+    step: Step, out: ForceBuffers, n_atoms: int, device: torch.device
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The positions of a step and the buffers that it wants, as checked views of their memory."""
+    require_kind("step", step, Step, "pass Step(positions)")
+    require_kind("out", out, ForceBuffers, "pass ForceBuffers(forces, energy)")
+    positions = DeviceBuffer.of(step.positions, "positions").require(
+        "positions", shape=(n_atoms, 3), dtypes=FLOATS, device=device
+    )
+    names = [n for n in ("forces", "energy", "virial", "energies") if getattr(step, n)]
+    return positions, {name: out.view(name, n_atoms, device) for name in names}
 
 
 def _is_positive(value: Any) -> bool:
@@ -390,7 +394,8 @@ def _is_positive(value: Any) -> bool:
         return False
 
 
-def _check_options(uncertainty_threshold: Any, units: Any) -> None:
+def require_options(uncertainty_threshold: Any, units: Any) -> None:
+    """Raise :class:`ConfigurationError` unless both are what they should be."""
     if uncertainty_threshold is not None and not _is_positive(uncertainty_threshold):
         raise ConfigurationError(
             "uncertainty_threshold",
@@ -428,7 +433,8 @@ def choose_route(loaded: LoadedModel, gradient: str) -> Route:
     )
 
 
-def _out_of_order(call: str, before: str) -> ProtocolError:
+def out_of_order(call: str, before: str) -> ProtocolError:
+    """The error for a call that came too early."""
     return ProtocolError(
         call,
         expected=f"{before} to be called before",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 #: In the order of a step. ``search`` and ``decode`` happen at a pair search only.
-STAGES = ("search", "decode", "cut", "forward", "backward", "accumulate")
+STAGES = ("search", "decode", "exchange", "cut", "forward", "backward", "accumulate")
 
 Times = dict[str, list[float]]
 

@@ -25,12 +25,15 @@ AB_BODY int is_canonical(long long i, int j, int code, long long n_codes)
 }
 
 // Marks the entries of row i that go into a list, and counts them. `shortest` is minus the square of
-// the shortest vector of the row, so that the largest of all is what is wanted.
+// the shortest vector of the row, so that the largest of all is what is wanted. With `margin` only the
+// rows of atoms count whose margin is not below the list's cutoff, see pairs/rows.py.
 template <typename W, typename T>
 AB_BODY void mark_row(long long i, const int* starts, const int* second, const int* code,
                       const W* x, const W* offsets, long long n_codes, long long half,
-                      double limit, u8* keep, int* counts, double* shortest)
+                      double limit, const double* margin, double cutoff, u8* keep, int* counts,
+                      double* shortest)
 {
+    const int mine = !margin || margin[i] >= cutoff;
     const W xi[3] = {x[3 * i], x[3 * i + 1], x[3 * i + 2]};
     int count = 0;
     double least = 1.0e300;
@@ -40,7 +43,8 @@ AB_BODY void mark_row(long long i, const int* starts, const int* second, const i
         pair_vector<W, T>(x, xi, j, offsets + 3 * (long long)c, t);
         const double d = squared(t);
         if (d < least) least = d;
-        const int kept = d < limit && (!half || is_canonical(i, j, c, n_codes));
+        const int counted = mine || (half && margin[j] >= cutoff);
+        const int kept = d < limit && counted && (!half || is_canonical(i, j, c, n_codes));
         keep[k] = (u8)kept;
         count += kept;
     }
@@ -95,10 +99,10 @@ AB_BODY void refresh_row(long long i, const int* starts, const int* second, cons
 
 AB_KERNEL(mark_rows_ff,
           (const int* starts, const int* second, const int* code, const float* x, const float* offsets,
-           long long n_codes, long long half, double limit, u8* keep, int* counts,
-           double* shortest),
-          mark_row<float, float>(k, starts, second, code, x, offsets, n_codes, half, limit, keep, counts,
-                           shortest))
+           long long n_codes, long long half, double limit, const double* margin, double cutoff,
+           u8* keep, int* counts, double* shortest),
+          mark_row<float, float>(k, starts, second, code, x, offsets, n_codes, half, limit, margin, cutoff,
+                           keep, counts, shortest))
 AB_KERNEL(fill_rows_ff,
           (const int* starts, const int* second, const int* code, const float* x, const float* offsets,
            const u8* keep, const int* base, const int* table, int* samples, float* vectors,
@@ -112,10 +116,10 @@ AB_KERNEL(refresh_rows_ff,
 
 AB_KERNEL(mark_rows_df,
           (const int* starts, const int* second, const int* code, const double* x, const double* offsets,
-           long long n_codes, long long half, double limit, u8* keep, int* counts,
-           double* shortest),
-          mark_row<double, float>(k, starts, second, code, x, offsets, n_codes, half, limit, keep, counts,
-                           shortest))
+           long long n_codes, long long half, double limit, const double* margin, double cutoff,
+           u8* keep, int* counts, double* shortest),
+          mark_row<double, float>(k, starts, second, code, x, offsets, n_codes, half, limit, margin, cutoff,
+                           keep, counts, shortest))
 AB_KERNEL(fill_rows_df,
           (const int* starts, const int* second, const int* code, const double* x, const double* offsets,
            const u8* keep, const int* base, const int* table, int* samples, float* vectors,
@@ -129,10 +133,10 @@ AB_KERNEL(refresh_rows_df,
 
 AB_KERNEL(mark_rows_dd,
           (const int* starts, const int* second, const int* code, const double* x, const double* offsets,
-           long long n_codes, long long half, double limit, u8* keep, int* counts,
-           double* shortest),
-          mark_row<double, double>(k, starts, second, code, x, offsets, n_codes, half, limit, keep, counts,
-                           shortest))
+           long long n_codes, long long half, double limit, const double* margin, double cutoff,
+           u8* keep, int* counts, double* shortest),
+          mark_row<double, double>(k, starts, second, code, x, offsets, n_codes, half, limit, margin, cutoff,
+                           keep, counts, shortest))
 AB_KERNEL(fill_rows_dd,
           (const int* starts, const int* second, const int* code, const double* x, const double* offsets,
            const u8* keep, const int* base, const int* table, int* samples, double* vectors,

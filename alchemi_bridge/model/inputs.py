@@ -79,16 +79,9 @@ def build_inputs(
     """
     maps = {}
     for name, request in requested.items():
-        if name not in given:
-            raise MissingInputError(
-                f"input '{name}'",
-                expected=f"values per {request.sample_kind}, since the model requests them"
-                + (f" (in {request.unit})" if request.unit else ""),
-                got=f"only {sorted(given)}" if given else "no extra inputs",
-                fix=f"hand over inputs={{'{name}': Quantity(values, unit)}}",
-            )
-        _check_unit(name, given[name], request.unit)
-        values = _values(name, request.sample_kind, given[name].values, n_atoms)
+        quantity = require_given(name, request, given)
+        _check_unit(name, quantity, request.unit)
+        values = read_values(name, request.sample_kind, quantity.values, n_atoms)
         values = values.to(dtype=dtype, device=device, copy=True)  # the model's own memory
         if not bool(torch.isfinite(values).all()):
             raise NonFiniteError(
@@ -99,7 +92,7 @@ def build_inputs(
             )
         if subset is not None and request.sample_kind == "atom":
             values = values[subset]
-        maps[name] = _tensor_map(name, request.sample_kind, values, given[name].unit)
+        maps[name] = _tensor_map(name, request.sample_kind, values, quantity.unit)
     return maps
 
 
@@ -115,7 +108,21 @@ def _check_unit(name: str, quantity: Quantity, unit: str) -> None:
         conversion_factor(quantity.unit, unit)  # metatomic converts, but says less about errors
 
 
-def _values(name: str, sample_kind: str, values: Any, n_atoms: int) -> torch.Tensor:
+def require_given(name: str, request: ModelOutput, given: Mapping[str, Quantity]) -> Quantity:
+    """The quantity of this name, or :class:`MissingInputError`."""
+    if name in given:
+        return given[name]
+    raise MissingInputError(
+        f"input '{name}'",
+        expected=f"values per {request.sample_kind}, since the model requests them"
+        + (f" (in {request.unit})" if request.unit else ""),
+        got=f"only {sorted(given)}" if given else "no extra inputs",
+        fix=f"hand over inputs={{'{name}': Quantity(values, unit)}}",
+    )
+
+
+def read_values(name: str, sample_kind: str, values: Any, n_atoms: int) -> torch.Tensor:
+    """Values of an input as a tensor of the shape that its kind has, or :class:`ShapeError`."""
     if isinstance(values, (int, float)):
         # an integer beyond the range of floats is as infinite as one that is
         number = float(values) if abs(values) < 2**1023 else math.inf

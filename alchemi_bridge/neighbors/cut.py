@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +72,7 @@ def mark(
     cutoff: float,
     full_list: bool,
     dtype: torch.dtype,
+    with_cut: bool = True,
 ) -> Marked:
     """Find the pairs with ``|r| < cutoff``, in both directions or one.
 
@@ -92,9 +94,11 @@ def mark(
         Both directions, or each pair once.
     dtype
         The model's precision.
+    with_cut
+        Without, all candidates are taken, whatever their length.
     """
     device, n_atoms = positions.device, candidates.n_atoms
-    limit = squared_limit(cutoff, dtype)
+    limit = squared_limit(cutoff, dtype) if with_cut else math.inf
     base = torch.empty(n_atoms + 1, dtype=torch.int32, device=device)
     base[0] = 0
     run = launcher_for(device)
@@ -104,6 +108,9 @@ def mark(
         kept = squared < limit
         if not full_list:
             kept &= candidates.canonical
+        counted = candidates.of_interest(cutoff, full_list)
+        if counted is not None:
+            kept &= counted
         first = candidates.first.long()
         counts = torch.bincount(first[kept], minlength=n_atoms)
         torch.cumsum(counts, 0, out=base[1:], dtype=torch.int32)
@@ -122,6 +129,8 @@ def mark(
         len(candidates.table),
         not full_list,
         limit,
+        candidates.margin,
+        cutoff,
         keep,
         counts,
         shortest,

@@ -123,9 +123,11 @@ def require_apart(
     if names is not None:
         pair = names[pair]
     i, j = pair.tolist()
-    raise OverlapError(
+    error = OverlapError(
         f"atoms {i} and {j}",
         expected=f"a distance of at least {minimum:g} {unit}",
         got=f"{facts.shortest:.3g} {unit} (cell shift {tuple(candidates.shifts[k].tolist())})",
         fix="remove one of the atoms or move them apart",
     )
+    error.atoms = (i, j)
+    raise error

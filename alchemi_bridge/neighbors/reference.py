@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -41,6 +42,7 @@ def require_same_pairs(
     """
     dtype, device = pairs.vectors.dtype, positions.device
     found = find_pairs(positions, cell, math.nextafter(cutoff, math.inf))
+    found = replace(found, margin=pairs.candidates.margin)
     offsets = shift_vectors(found.table, cell.tensor(positions.dtype, device))
     marked = mark(found, positions, offsets, cutoff=cutoff, full_list=full_list, dtype=dtype)
     right = fill(found, positions, offsets, marked, int(marked.base[-1]), dtype)

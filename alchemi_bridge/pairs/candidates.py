@@ -19,8 +19,9 @@ from alchemi_bridge.pairs.rows import Candidates, candidates_from_pairs
 INDEX_DTYPES = (torch.int32, torch.int64)
 
 
-#: What an engine can hand over; several cluster lists are those of one rank.
-PairList = HalfPairs | FullPairs | GhostPairs | NeighborMatrix | ClusterPairs
+#: What an engine can hand over; several cluster lists are those of one rank. Candidates are a list
+#: that was decoded before, in the model's length unit.
+PairList = HalfPairs | FullPairs | GhostPairs | NeighborMatrix | ClusterPairs | Candidates
 Pairs = PairList | Search | Sequence[ClusterPairs]
 
 
@@ -72,6 +73,8 @@ def decode(
         lacks the reverse of a pair, or a pair is listed twice; and what the functions for each
         kind of list say.
     """
+    if isinstance(pairs, Candidates):
+        return _decoded(pairs, n_atoms=n_atoms, device=device, subset=subset)
     if isinstance(pairs, HalfPairs | FullPairs):
         return decode_indices(pairs, n_atoms=n_atoms, device=device, reach=reach, subset=subset)
     rest: dict[str, Any] = {
@@ -86,6 +89,21 @@ def decode(
     if isinstance(pairs, NeighborMatrix):
         return decode_matrix(pairs, **rest)
     return decode_clusters(pairs, **rest)
+
+
+def _decoded(
+    found: Candidates, *, n_atoms: int, device: torch.device, subset: torch.Tensor | None
+) -> Candidates:
+    """Candidates as they are, if they belong to these atoms."""
+    wanted = n_atoms if subset is None else len(subset)
+    if found.n_atoms == wanted and found.starts.device == device:
+        return found
+    raise PairListError(
+        "candidates",
+        expected=f"those of the {wanted} atoms that the model sees, on {device}",
+        got=f"those of {found.n_atoms} atoms, on {found.starts.device}",
+        fix="decode the list of these atoms",
+    )
 
 
 def decode_indices(

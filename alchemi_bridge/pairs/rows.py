@@ -51,6 +51,11 @@ class Candidates:
         of ``c``.
     reach
         Distance up to which the list was complete at the search, in the model's length unit.
+    margin
+        (n_atoms,) float64, or ``None``: neighbours of atom i are of interest in lists whose cutoff
+        is at most ``margin[i]``, the interaction range minus how far the atom is from those whose
+        energy counts. The rows of other atoms are left out of a list, though they may be the
+        second atom of a pair; so is a pair of a half list if it is in no row of interest.
     """
 
     n_atoms: int
@@ -60,6 +65,7 @@ class Candidates:
     reverse: torch.Tensor
     table: torch.Tensor
     reach: float
+    margin: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.second)
@@ -75,6 +81,14 @@ class Candidates:
         atoms = torch.arange(self.n_atoms, dtype=torch.int32, device=self.starts.device)
         counts = (self.starts[1:] - self.starts[:-1]).long()
         return torch.repeat_interleave(atoms, counts, output_size=len(self))
+
+    def of_interest(self, cutoff: float, full_list: bool) -> torch.Tensor | None:
+        """(n_rows,) bool, entries that a list with this cutoff may have; ``None`` for all."""
+        if self.margin is None:
+            return None
+        rows = self.margin >= cutoff
+        first = rows[self.first.long()]
+        return first if full_list else first | rows[self.second.long()]
 
     @property
     def shifts(self) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -37,7 +38,13 @@ VESIN_LEAST_CELLS = 4.0
 VESIN_LEAST_REACH = 2.0 * MAX_COORDINATE / 2**31
 
 
-def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
+def find_pairs(
+    positions: torch.Tensor,
+    cell: Cell,
+    reach: float,
+    margin: torch.Tensor | None = None,
+    least: float = 0.0,
+) -> Candidates:
     """Find all pairs closer than ``reach``.
 
     Parameters
@@ -49,6 +56,10 @@ def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
         In the same length unit.
     reach
         Largest distance, exclusive.
+    margin
+        (n_atoms,) float64, see :class:`Candidates`; ``None`` if all rows are of interest.
+    least
+        The smallest cutoff: pairs of two atoms with smaller margins are left out.
 
     Returns
     -------
@@ -79,7 +90,11 @@ def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
         first, second, shifts = search.compute(host, box, True, quantities="ijS")
     else:
         first, second, shifts = find_pairs_by_tree(host, cell, reach)
-    return candidates_from_pairs(
+    if margin is not None:
+        of_interest = margin.cpu().numpy() >= least
+        kept = of_interest[first] | of_interest[second]
+        first, second, shifts = first[kept], second[kept], shifts[kept]
+    found = candidates_from_pairs(
         torch.from_numpy(first.astype(np.int32)).to(device),
         torch.from_numpy(second.astype(np.int32)).to(device),
         torch.from_numpy(shifts.astype(np.int32)).to(device),
@@ -87,6 +102,7 @@ def find_pairs(positions: torch.Tensor, cell: Cell, reach: float) -> Candidates:
         reach=reach,
         both=True,
     )
+    return found if margin is None else replace(found, margin=margin)
 
 
 def _box(positions: np.ndarray, cell: Cell, reach: float) -> np.ndarray:

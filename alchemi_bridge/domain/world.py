@@ -1,0 +1,94 @@
+"""Which ranks work together: those that a launcher started, unless a script says otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from alchemi_bridge.errors import ConfigurationError
+
+#: Variables with the number of ranks, by who sets them. A batch system's own count of tasks is not
+#: among them: it is set for a script that runs once, too.
+SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "PALS_NRANKS",
+         "SLURM_STEP_NUM_TASKS", "FLUX_JOB_SIZE")  # fmt: skip
+
+_duplicates: dict[int, Any] = {}
+
+
+def launched_ranks(environ: Mapping[str, str] | None = None) -> int:
+    """How many ranks a launcher started together with this process, as far as it tells; else 1.
+
+    MPI is not touched.
+    """
+    environ = os.environ if environ is None else environ
+    for name in SIZES:
+        text = environ.get(name, "").strip()
+        if text.isdecimal():
+            return max(int(text), 1)
+    return 1
+
+
+def mpi() -> Any:
+    """mpi4py's module, or :class:`ConfigurationError` if it is not installed."""
+    try:
+        from mpi4py import MPI
+    except ImportError as error:  # or no MPI library for it
+        raise ConfigurationError(
+            "MPI",
+            expected="mpi4py with an MPI library",
+            got=str(error),
+            fix='install it: pip install "alchemi-bridge[mpi]"',
+        ) from error
+    return MPI
+
+
+def world(comm: Any = "auto") -> Any | None:
+    """The communicator to work in, or ``None`` for a serial run.
+
+    Parameters
+    ----------
+    comm
+        A communicator; ``None`` or ``False`` for a serial run; ``"auto"`` for all ranks that a
+        launcher started, if these are several.
+
+    Returns
+    -------
+    mpi4py.MPI.Comm or None
+        A duplicate, so that nobody else's messages come in between; the same one every time. The
+        first call with a communicator is collective.
+
+    Raises
+    ------
+    ConfigurationError
+        If several ranks were started but mpi4py is not there, or for anything else.
+    """
+    if comm is None or comm is False:
+        return None
+    if isinstance(comm, str) and comm == "auto":
+        if launched_ranks() < 2:
+            return None
+        comm = mpi().COMM_WORLD
+        return _duplicate(comm) if comm.Get_size() > 1 else None
+    if not hasattr(comm, "Create_dist_graph_adjacent"):
+        raise ConfigurationError(
+            "comm",
+            expected="an mpi4py communicator, 'auto', or None",
+            got=repr(comm),
+            fix="pass mpi4py.MPI.COMM_WORLD, for example",
+        )
+    return _duplicate(comm)
+
+
+def single() -> Any:
+    """A communicator of this process alone."""
+    return _duplicate(mpi().COMM_SELF)
+
+
+def _duplicate(comm: Any) -> Any:
+    if comm in _duplicates.values():
+        return comm
+    key = int(comm.handle)
+    if key not in _duplicates:
+        _duplicates[key] = comm.Dup()
+    return _duplicates[key]

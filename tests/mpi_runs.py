@@ -1,0 +1,95 @@
+"""Runs of several ranks, started by the tests themselves."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def mpiexec() -> str | None:
+    """The launcher beside this Python, else the first on the path."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    return str(beside) if beside.exists() else shutil.which("mpiexec")
+
+
+def missing() -> str:
+    """What is not there; empty if ranks can be started."""
+    if importlib.util.find_spec("mpi4py") is None:
+        return "mpi4py is not installed"
+    return "" if mpiexec() else "no mpiexec"
+
+
+def _needed() -> str:
+    if missing() and os.environ.get("CI"):
+        raise RuntimeError(f"{missing()}: these tests must run in continuous integration")
+    return missing()
+
+
+needs_mpi = pytest.mark.skipif(bool(_needed()), reason=missing() or "there")
+
+
+def run_ranks(
+    n_ranks: int,
+    source: str | Path,
+    *arguments: object,
+    timeout: float = 120.0,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a script, or the text of one, on several ranks; fails at the timeout.
+
+    Standard error comes with standard output, as the launcher forwards it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = source
+        if isinstance(source, str):
+            path = Path(folder) / "script.py"
+            path.write_text(source, encoding="utf-8")
+        command = [sys.executable, str(path), *map(str, arguments)]
+        return run_command(n_ranks, command, timeout=timeout, env=env)
+
+
+def run_command(
+    n_ranks: int,
+    command: list[str],
+    *,
+    timeout: float = 120.0,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command on several ranks."""
+    launcher = mpiexec()
+    assert launcher is not None
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(p for p in paths if p),
+        **(env or {}),
+    }
+    with subprocess.Popen(
+        [launcher, "-n", str(n_ranks), *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=cwd,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, _ = process.communicate()
+            raise AssertionError(f"{n_ranks} ranks hang after {timeout:g} s:\n{out}") from None
+    return subprocess.CompletedProcess(command, process.returncode, out, "")
