@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from alchemi_bridge import errors as e
-from alchemi_bridge.bench import WORKLOADS, Options, measure, measure_conversion
+from alchemi_bridge.bench import WORKLOADS, Options, Peers, measure, measure_conversion
 from alchemi_bridge.bench import run as bench_run
 from alchemi_bridge.bench.paths import TimedPath
 from alchemi_bridge.bench.workloads import STEP, moving
@@ -121,11 +122,25 @@ def test_a_model_of_the_users_own(
 def test_workloads(workload) -> None:
     """The smallest size of each runs on all paths, and these agree."""
     before = torch.get_num_threads()
-    (row,) = measure(workload, workload.sizes[:1], BRIEF)
+    with Peers(CPU, 1) as peers:
+        (row,) = measure(workload, workload.sizes[:1], BRIEF, peers)
     assert row.atoms == workload.sizes[0] == len(workload.structure(workload.sizes[0]))
     assert row.steps == 5
     assert {"bridge", "bridge-ase", "metatomic-ase", "model"} <= set(row.paths)
     assert torch.get_num_threads() == before
+
+
+def test_peers_are_a_process_of_their_own(tmp_path: Path) -> None:
+    with Peers(CPU, 1) as peers:
+        assert peers._process.pid != os.getpid()
+        with pytest.raises(e.EvaluationError, match="no-such-model"):
+            peers.paths(WORKLOADS[0].structure(4), tmp_path / "no-such-model.pt")
+        # and it answers again
+        (path, *_) = peers.paths(WORKLOADS[0].structure(4), WORKLOADS[0].export(tmp_path))
+        assert path.name == "metatomic-ase"
+    assert not peers._process.is_alive()
+    with pytest.raises(e.EvaluationError, match="peers"):
+        path.forces()
 
 
 def test_atoms_move_as_in_dynamics() -> None:

@@ -15,17 +15,21 @@ from alchemi_bridge import MetatomicForceProvider
 from alchemi_bridge import errors as e
 from alchemi_bridge.device import host_memory
 
-#: Faults of one round if its 80 MB (20,000 pages) are asked for again, and if they are not.
-MANY, FEW = 5_000, 500
+#: Faults of one round if its 80 MB (20,000 pages) are asked for again, and if they are not. Large
+#: pages make fewer of blocks of 40 MB.
+MANY, FEW = {"small": 5_000, "large": 30}, {"small": 500, "large": 5}
 
-#: A round like a step: blocks of 4 MB, more and more of them, and all freed at the end.
+#: Blocks of 4 MB, of which there are many, and of 40 MB, each of which glibc would map.
+BLOCKS = {"small": (500_000, 20), "large": (5_000_000, 2)}
+
+#: A round like a step: more and more blocks, and all freed at the end.
 PROGRAM = """
 import resource, sys
 import numpy as np
 from alchemi_bridge.device.host_memory import keep_freed_memory
 
 def round_of_a_step():
-    blocks = [np.ones(500_000) for _ in range(20)]
+    blocks = [np.ones(int(sys.argv[1])) for _ in range(int(sys.argv[2]))]
     return sum(float(block[-1]) for block in blocks)
 
 kept = keep_freed_memory()
@@ -38,10 +42,10 @@ print(int(kept), (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) /
 """
 
 
-def faults(value: str) -> tuple[bool, int]:
+def faults(value: str, size: str) -> tuple[bool, int]:
     """Whether memory is kept, and page faults of a round, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM, *map(str, BLOCKS[size])],
         env={**os.environ, host_memory.VARIABLE: value},
         capture_output=True,
         text=True,
@@ -53,11 +57,12 @@ def faults(value: str) -> tuple[bool, int]:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
-def test_freed_memory_is_kept() -> None:
-    assert faults("1") == (True, pytest.approx(0, abs=FEW))
-    kept, count = faults("0")
+@pytest.mark.parametrize("size", BLOCKS)
+def test_freed_memory_is_kept(size: str) -> None:
+    assert faults("1", size) == (True, pytest.approx(0, abs=FEW[size]))
+    kept, count = faults("0", size)
     assert not kept
-    assert count > MANY, "without it the pages come and go: else this test shows nothing"
+    assert count > MANY[size], "without it the pages come and go: else this test shows nothing"
 
 
 def test_the_variable(monkeypatch: pytest.MonkeyPatch, model_file: Callable[..., Path]) -> None:
@@ -76,4 +81,4 @@ def test_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
             raise AttributeError(name)
 
     monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda name: Musl())
-    assert host_memory.set_thresholds(trim=1 << 20, mapped=1 << 20) is False
+    assert host_memory.set_thresholds(trim=1 << 20, mapped=1 << 20, blocks=0) is False

@@ -102,19 +102,13 @@ def measure_conversion(n_atoms: int, device: torch.device, repeats: int = REPEAT
     n_codes = len(found.table)
 
     def sort_alone() -> torch.Tensor:
-        return sorted_unique(*arrays)
-
-    def sorted_unique(i: torch.Tensor, j: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        keys = torch.cat([(i * n_atoms + j) * n_codes + c, (j * n_atoms + i) * n_codes
-                          + (n_codes - 1 - c)])  # fmt: skip
-        unique = torch.unique_consecutive(torch.sort(keys).values)
-        return torch.stack([unique // n_codes // n_atoms, unique // n_codes % n_atoms])
+        return _sorted_unique(*arrays, n_atoms, n_codes)
 
     def sort_dedup() -> torch.Tensor:
         with using("torch"):
             parts = list(expanded(pairs, n_atoms, device, cell))
         i, j, t = (torch.cat(column).long() for column in zip(*parts, strict=True))
-        return sorted_unique(i, j, t)
+        return _sorted_unique(i, j, t, n_atoms, n_codes)
 
     def search() -> Candidates:
         return find_pairs(positions, cell, REACH)
@@ -152,6 +146,16 @@ def measure_conversion(n_atoms: int, device: torch.device, repeats: int = REPEAT
         ms_floor=floor,
         ratio_to_floor=times[0] / floor,
     )
+
+
+def _sorted_unique(
+    first: torch.Tensor, second: torch.Tensor, code: torch.Tensor, n_atoms: int, n_codes: int
+) -> torch.Tensor:
+    """(2, n_rows) both directions of the pairs, each once, by sorting keys."""
+    there = (first * n_atoms + second) * n_codes + code
+    back = (second * n_atoms + first) * n_codes + (n_codes - 1 - code)
+    unique = torch.unique_consecutive(torch.sort(torch.cat([there, back])).values) // n_codes
+    return torch.stack([unique // n_atoms, unique % n_atoms])
 
 
 def _bytes(pairs: ClusterPairs, found: Candidates) -> int:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
-import sys
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +16,6 @@ import torch
 
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import Atoms, ForceBuffers, Step
-from alchemi_bridge.device.host_memory import (
-    KEPT_BYTES,
-    MAPPED_BYTES,
-    keep_freed_memory,
-    set_thresholds,
-)
 from alchemi_bridge.engines.ase import BridgeCalculator
 from alchemi_bridge.geometry import Geometry, system_input
 from alchemi_bridge.model import LoadedModel, Wanted
@@ -39,10 +29,6 @@ PROPERTIES = ["energy", "forces", "stress"]
 
 #: What the lists of the bridge reach beyond the cutoff, Å; the default of its ASE calculator.
 SKIN = 1.0
-
-
-#: glibc's threshold before anything was freed.
-LEAST_BLOCK = 128 << 10
 
 
 def synchronize(device: torch.device) -> None:
@@ -60,37 +46,9 @@ class TimedPath(ABC):
     def step(self, positions: np.ndarray) -> tuple[float, float]:
         """Compute at these positions; wall and CPU seconds, without handing them over."""
 
-    #: Whether it is somebody else's, and runs without the bridge.
-    is_peer = False
-    #: Largest block that a step of a peer frees.
-    largest_block: int | None = None
-
     def forces(self) -> np.ndarray:
         """(n_atoms, 3) eV/Å of the last step."""
         raise NotImplementedError
-
-    def learn(self, positions: np.ndarray) -> None:
-        """Find out what is needed to run as without the bridge, which a peer does not know of."""
-        if self.is_peer:
-            self.largest_block = _largest_block(lambda: self.step(positions))
-
-    @contextmanager
-    def memory(self) -> Iterator[None]:
-        """What the C library does with freed memory while this path runs.
-
-        A provider lets glibc keep it. Without one glibc follows its own rule (malloc.c): blocks up
-        to the largest that was freed come from the heap, and twice as much is kept at its end.
-        """
-        if self.largest_block is None:
-            yield
-            return
-        block = max(self.largest_block, LEAST_BLOCK)
-        set_thresholds(trim=2 * block, mapped=block)
-        try:
-            yield
-        finally:
-            if keep_freed_memory():
-                set_thresholds(trim=KEPT_BYTES, mapped=MAPPED_BYTES)
 
     @property
     def ready(self) -> bool:
@@ -104,7 +62,6 @@ class AsePath(TimedPath):
     def __init__(self, name: str, atoms: ase.Atoms, calculator: Any, device: torch.device) -> None:
         self.name, self.atoms, self.device = name, atoms.copy(), device
         self.calculator = calculator
-        self.is_peer = not isinstance(calculator, BridgeCalculator)
 
     def step(self, positions: np.ndarray) -> tuple[float, float]:
         self.atoms.positions[:] = positions
@@ -218,7 +175,6 @@ class TorchSimPath(TimedPath):
     """metatomic's model for torch-sim."""
 
     name = "metatomic-torchsim"
-    is_peer = True
 
     def __init__(self, atoms: ase.Atoms, model: Path, device: torch.device) -> None:
         peer = importlib.import_module("metatomic_torchsim")
@@ -249,32 +205,6 @@ def metatomic_torchsim(atoms: ase.Atoms, model: Path, device: torch.device) -> T
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return TorchSimPath(atoms, model, device)
-
-
-def _largest_block(run: Callable[[], object]) -> int:
-    """Bytes of the largest block of host memory that torch takes meanwhile.
-
-    As far as glibc's rule looks at it: up to MAPPED_BYTES.
-    """
-    with _quiet(), torch.profiler.profile(profile_memory=True) as profile:
-        run()
-    sizes = [event.nbytes() for event in profile.profiler.kineto_results.events()]
-    return max((size for size in sizes if LEAST_BLOCK < size <= MAPPED_BYTES), default=LEAST_BLOCK)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torch's profiler says on the descriptor of standard error."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def bridge_ase(atoms: ase.Atoms, model: Path, device: torch.device) -> AsePath:

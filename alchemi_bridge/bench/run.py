@@ -20,10 +20,9 @@ from alchemi_bridge.bench.paths import (
     ProviderPath,
     TimedPath,
     bridge_ase,
-    metatomic_ase,
-    metatomic_torchsim,
     synchronize,
 )
+from alchemi_bridge.bench.peers import Peers
 from alchemi_bridge.bench.workloads import Workload, moving
 from alchemi_bridge.errors import NonFiniteResultError
 from alchemi_bridge.stages import STAGES, collect
@@ -38,7 +37,7 @@ MOST_WARM_UP = 80
 AGREEMENT = {torch.float32: 1e-3, torch.float64: 1e-8}
 
 #: Paths take turns of so many steps, after one that does not count: each runs as in a run of its
-#: own, with its data in the caches, and with what the C library does with its memory.
+#: own, with its data in the caches.
 TURN = 5
 
 #: Steps that the median of the stages is taken of.
@@ -154,6 +153,7 @@ def measure(
     workload: Workload,
     sizes: Sequence[int],
     options: Options,
+    peers: Peers,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Iterator[BenchRow]:
     """Time all paths of a workload, one size after the other.
@@ -171,23 +171,24 @@ def measure(
                 torch.set_num_threads(options.threads)
             for size in sizes:
                 progress(f"{workload.name}, {size} atoms")
-                yield measure_structure(workload.name, model, workload.structure(size), options)
+                yield measure_structure(
+                    workload.name, model, workload.structure(size), options, peers
+                )
         finally:
             torch.set_num_threads(before)
 
 
-def measure_structure(name: str, model: Path, atoms: ase.Atoms, options: Options) -> BenchRow:
-    """Time all paths for one structure."""
+def measure_structure(
+    name: str, model: Path, atoms: ase.Atoms, options: Options, peers: Peers
+) -> BenchRow:
+    """Time all paths for one structure; ``peers`` with the same device and threads."""
     device = options.device
     engine = ProviderPath(atoms, model, device)
     paths: list[TimedPath] = [engine, bridge_ase(atoms, model, device)]
-    peers = [make(atoms, model, device) for make in (metatomic_ase, metatomic_torchsim)]
-    paths += [peer for peer in peers if peer is not None]
+    paths += peers.paths(atoms, model)
     motion = moving(atoms)
     alone = ModelPath(atoms, engine.provider)
     _warm_up([*paths, alone], motion)
-    for path in paths:
-        path.learn(next(motion))
     steps = _steps([*paths, alone], motion, options)
     difference = _require_agreement(paths, next(motion), engine.provider.loaded.dtype)
     searches = engine.provider.searches
@@ -195,9 +196,8 @@ def measure_structure(name: str, model: Path, atoms: ase.Atoms, options: Options
     for _ in range(max(1, round(steps / TURN))):
         turn = list(islice(motion, 1 + TURN))
         for path in [*paths, alone]:
-            with path.memory():
-                path.step(turn[0])
-                seconds[path.name] += [path.step(positions) for positions in turn[1:]]
+            path.step(turn[0])
+            seconds[path.name] += [path.step(positions) for positions in turn[1:]]
     steps = len(seconds["bridge"])
     timings = {path: Timing.of(found) for path, found in seconds.items()}
     searches = engine.provider.searches - searches

@@ -131,7 +131,7 @@ WORKLOADS = (
         "water, cutoff 5 Å (about 52 neighbours), 2 layers of 32 features, float32",
         schnet_like,
         _water,
-        (24, 192, 648, 3000),
+        (24, 192, 648, 3000, 10125),
         (648,),
     ),
 )

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from alchemi_bridge.bench import BenchRow, ConversionRow, Options
 
 EPILOG = """\
-All paths take turns in one process, on the same moving atoms; times are medians. Ratios are the
+All paths take turns on the same moving atoms, the peers in a process of their own, whose memory is
+as their users have it; times are medians. Ratios are the
 time of the other over that of the bridge: larger is better. "bridge" is the provider, as an engine
 uses it; "ASE" is the bridge's ASE calculator against metatomic's.
 """
@@ -119,7 +120,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace, options: Options) -> list[BenchRow]:
-    from alchemi_bridge.bench import WORKLOADS, measure
+    from alchemi_bridge.bench import WORKLOADS, Peers, measure
     from alchemi_bridge.bench.run import measure_structure
 
     if args.model is not None:
@@ -130,7 +131,10 @@ def _measure(args: argparse.Namespace, options: Options) -> list[BenchRow]:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         atoms = read_structure(args.structure, "0")
-        return [measure_structure(Path(args.model).stem, Path(args.model), atoms, options)]
+        with Peers(options.device, options.threads) as peers:
+            return [
+                measure_structure(Path(args.model).stem, Path(args.model), atoms, options, peers)
+            ]
     known = {workload.name: workload for workload in WORKLOADS}
     names = args.workload or [w.name for w in WORKLOADS if w.quick or not args.quick]
     unknown = [name for name in names if name not in known]
@@ -154,8 +158,9 @@ def _measure(args: argparse.Namespace, options: Options) -> list[BenchRow]:
             fix="choose a size that the models have",
         )
     rows: list[BenchRow] = []
-    for workload, size in progress(tasks, "timing"):
-        rows += measure(workload, [size], options)
+    with Peers(options.device, options.threads) as peers:
+        for workload, size in progress(tasks, "timing"):
+            rows += measure(workload, [size], options, peers)
     return rows
 
 

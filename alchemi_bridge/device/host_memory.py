@@ -3,9 +3,10 @@
 A step of a model allocates and frees the same tens or hundreds of megabytes each time. By default
 glibc returns free memory at the end of the heap to the system and gets it back, page by page, in
 the next step; each page is cleared by the kernel on the way. A net of SchNet's kind with 164,000
-pairs took 203 ms a step with that, and 152 ms without (glibc 2.36). So a provider on the CPU asks
-glibc to keep what is freed, for the process: what it occupies stays at its peak, up to
-:data:`KEPT_BYTES`.
+pairs took 203 ms a step with that, and 152 ms without (glibc 2.36). Blocks beyond 32 MB it maps one
+by one, whatever its thresholds are: with 550,000 pairs the same net took 790 ms, and 250 ms with
+these blocks in the heap, too. So a provider on the CPU asks glibc to keep what is freed, for the
+process: what it occupies stays at its peak, up to :data:`KEPT_BYTES`.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ LOGGER = logging.getLogger(__name__)
 VARIABLE = "ALCHEMI_BRIDGE_KEEP_MEMORY"
 
 #: Numbers of mallopt(3).
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 
 #: Free memory at the end of the heap beyond this goes back to the system.
 KEPT_BYTES = 1 << 30
 
-#: Blocks beyond this size are mapped one by one, and unmapped when freed: the largest that glibc
-#: allows, and where its own rule ends up in a process that frees large blocks.
+#: Blocks beyond this size are mapped one by one, and unmapped when freed, if mapping is allowed at
+#: all: the largest value, and where glibc's own rule ends in a process that frees large blocks.
 MAPPED_BYTES = 32 << 20
+
+#: How many blocks glibc may map if nobody says anything.
+MAPPED_BLOCKS = 65536
 
 
 def keep_freed_memory() -> bool:
@@ -59,18 +63,30 @@ def keep_freed_memory() -> bool:
 
 @cache
 def _kept_once() -> bool:
-    kept = set_thresholds(trim=KEPT_BYTES, mapped=MAPPED_BYTES)
+    kept = set_thresholds(trim=KEPT_BYTES, mapped=MAPPED_BYTES, blocks=0)
     if kept:
         LOGGER.info("glibc keeps up to %d MiB of freed memory", KEPT_BYTES >> 20)
     return kept
 
 
-def set_thresholds(*, trim: int, mapped: int) -> bool:
-    """Set glibc's thresholds in bytes; false if the C library has none."""
+def set_thresholds(*, trim: int, mapped: int, blocks: int) -> bool:
+    """Set glibc's parameters; false if the C library has none.
+
+    Parameters
+    ----------
+    trim
+        Bytes at the end of the heap beyond which it gives them back.
+    mapped
+        Bytes beyond which a block is mapped instead of taken from the heap.
+    blocks
+        How many blocks may be mapped at a time.
+    """
     try:
         mallopt = ctypes.CDLL(None).mallopt
         ctypes.CDLL(None).gnu_get_libc_version  # noqa: B018 (musl has a mallopt that does nothing)
     except (AttributeError, OSError):
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    return bool(mallopt(M_MMAP_THRESHOLD, mapped)) and bool(mallopt(M_TRIM_THRESHOLD, trim))
+    settings = ((M_MMAP_THRESHOLD, mapped), (M_TRIM_THRESHOLD, trim), (M_MMAP_MAX, blocks))
+    done = [mallopt(name, value) for name, value in settings]  # each, also after one that failed
+    return all(done)

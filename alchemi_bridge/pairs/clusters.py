@@ -40,7 +40,7 @@ from alchemi_bridge.device import DeviceBuffer
 from alchemi_bridge.errors import ConfigurationError, PairListError
 from alchemi_bridge.pairs import cluster_arrays, cluster_checks, cluster_rows
 from alchemi_bridge.pairs.cluster_arrays import SHIFTS, ClusterLayout
-from alchemi_bridge.pairs.lists import _check_reach
+from alchemi_bridge.pairs.lists import check_reach
 from alchemi_bridge.pairs.rows import Candidates, ShiftTable, assemble
 
 #: Largest shift along each vector that the engine's numbers can express.
@@ -121,9 +121,9 @@ class ClusterPairs:
     split: int = 2
 
     def __post_init__(self) -> None:
-        _check_reach(self.reach)
+        check_reach(self.reach)
         if self.rlist is not None:
-            _check_reach(self.rlist)
+            check_reach(self.rlist)
             if self.reach > self.rlist * (1.0 + ROUNDING):
                 raise PairListError(
                     "reach of a cluster pair list",

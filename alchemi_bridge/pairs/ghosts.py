@@ -35,7 +35,7 @@ from alchemi_bridge.pairs.engine_rows import (
     Seen,
 )
 from alchemi_bridge.pairs.images import image_rounding, image_shifts
-from alchemi_bridge.pairs.lists import _check_reach
+from alchemi_bridge.pairs.lists import check_reach
 from alchemi_bridge.pairs.rows import Candidates, numbered
 
 #: Bits of LAMMPS' neighbour indices that are the index; the others hold special bonds (the two
@@ -112,7 +112,7 @@ class GhostPairs:
     index_mask: int | None = None
 
     def __post_init__(self) -> None:
-        _check_reach(self.reach)
+        check_reach(self.reach)
         require_newton(self.full, self.newton)
         require_mask(self.index_mask)
         require_count("number of local atoms", self.n_local)

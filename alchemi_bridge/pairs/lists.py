@@ -37,7 +37,7 @@ class HalfPairs:
     reach: float
 
     def __post_init__(self) -> None:
-        _check_reach(self.reach)
+        check_reach(self.reach)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class FullPairs:
     reach: float
 
     def __post_init__(self) -> None:
-        _check_reach(self.reach)
+        check_reach(self.reach)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def _is_length(value: object) -> bool:
         return False
 
 
-def _check_reach(reach: float) -> None:
+def check_reach(reach: float) -> None:
+    """Raise :class:`ConfigurationError` unless this can be the reach of a list."""
     if not _is_length(reach):
         raise ConfigurationError(
             "reach of a pair list",

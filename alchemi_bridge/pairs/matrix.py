@@ -34,7 +34,7 @@ from alchemi_bridge.pairs.engine_rows import (
 )
 from alchemi_bridge.pairs.ghosts import FLOATS, Ghosts, decode_with_owners
 from alchemi_bridge.pairs.images import cell_frame, cells_of, image_rounding, nearest_images
-from alchemi_bridge.pairs.lists import _check_reach
+from alchemi_bridge.pairs.lists import check_reach
 from alchemi_bridge.pairs.rows import MAX_GRID, Candidates, ShiftTable, numbered
 from alchemi_bridge.pairs.search import MAX_SHIFT
 
@@ -94,7 +94,7 @@ class NeighborMatrix:
     fill_value: int | None = None
 
     def __post_init__(self) -> None:
-        _check_reach(self.reach)
+        check_reach(self.reach)
         require_mask(self.index_mask)
         if self.n_local is not None:
             require_count("number of local atoms", self.n_local)
