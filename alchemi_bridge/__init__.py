@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Step,
     )
     from alchemi_bridge.device import DeviceBuffer, Event
+    from alchemi_bridge.domain import DomainForceProvider
     from alchemi_bridge.engines.ase import BridgeCalculator
     from alchemi_bridge.errors import BridgeError
     from alchemi_bridge.model import LoadedModel, load_model
@@ -54,6 +55,7 @@ _HOME_OF = {
     "HalfPairs": "pairs",
     "NeighborMatrix": "pairs",
     "Search": "pairs",
+    "DomainForceProvider": "domain",
     "MetatomicForceProvider": "provider",
     "Units": "units",
 }
@@ -65,6 +67,7 @@ __all__ = [
     "Cell",
     "ClusterPairs",
     "DeviceBuffer",
+    "DomainForceProvider",
     "Event",
     "ForceBuffers",
     "ForceProvider",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from metatensor.torch import TensorMap
@@ -16,15 +16,37 @@ from alchemi_bridge.delivery import require_finite_results
 from alchemi_bridge.device import DeviceBuffer
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.geometry import Geometry, system_input
-from alchemi_bridge.model import SystemInput, Wanted, evaluate
+from alchemi_bridge.model import LoadedModel, Route, SystemInput, Wanted, evaluate
 from alchemi_bridge.model.inputs import build_inputs
+from alchemi_bridge.model.outputs import OutputPlan
 from alchemi_bridge.pairs import Search
 from alchemi_bridge.provider import (
     FLOATS,
-    MetatomicForceProvider,
     own_autograd_mode,
 )
-from alchemi_bridge.units import conversion_factor
+from alchemi_bridge.units import Units, conversion_factor
+
+
+class ModelRunner(Protocol):
+    """What of a provider says how its model is run."""
+
+    units: Units
+    check_consistency: bool
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model."""
+        ...
+
+    @property
+    def plan(self) -> OutputPlan:
+        """Which of its outputs are used."""
+        ...
+
+    @property
+    def route(self) -> Route:
+        """How gradients are taken."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +96,7 @@ class StructureResult:
 
 @own_autograd_mode
 def evaluate_structures(
-    provider: MetatomicForceProvider,
+    provider: ModelRunner,
     structures: Sequence[Structure],
     wanted: Wanted,
     *,
@@ -139,7 +161,7 @@ def evaluate_structures(
 
 @own_autograd_mode
 def prepare(
-    provider: MetatomicForceProvider,
+    provider: ModelRunner,
     structures: Sequence[Structure],
     numbers: Sequence[int] | None = None,
 ) -> list[SystemInput]:

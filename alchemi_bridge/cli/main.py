@@ -10,6 +10,7 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error("standard output is closed; redirect it to a file or to /dev/null")
         return EXIT_USAGE
     try:
-        status = _run(arguments)
+        status = _on_all_ranks(arguments)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader (head, less) has gone
@@ -71,6 +72,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_stdout()
         print_error(f"standard output: {_describe(error)}")
         return EXIT_USAGE
+
+
+def _on_all_ranks(arguments: list[str]) -> int:
+    """Run the command; under mpiexec on the first rank, for which the others evaluate models."""
+    from alchemi_bridge.domain.world import launched_ranks
+
+    if launched_ranks() < 2:
+        return _run(arguments)
+    from alchemi_bridge.domain import dismiss, follow, lead, world
+    from alchemi_bridge.domain.abort import install
+
+    try:
+        comm = world()
+    except BridgeError as error:
+        print_error(str(error))
+        return EXIT_USAGE
+    if comm is None:
+        return _run(arguments)
+    install(comm)
+    if comm.Get_rank() > 0:
+        # an interrupt reaches all ranks; what comes of it is for the first to decide
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return follow(comm)
+    lead(comm)
+    status = EXIT_BUG
+    try:
+        status = _run(arguments)
+    finally:
+        dismiss(status)
+    return status
 
 
 def _discard_stdout() -> None:

@@ -89,7 +89,7 @@ def agree(comm: Any, error: BaseException | None) -> None:
 
 @contextmanager
 def collective(comm: Any) -> Iterator[None]:
-    """Context of work of every rank that ends for all in the same way; nothing may travel within."""
+    """Context of work on every rank that ends for all in the same way; nothing travels within."""
     error: BaseException | None = None
     try:
         yield
@@ -104,9 +104,7 @@ def _portable(error: BaseException | None) -> tuple[type[BridgeError] | None, tu
     return None, (type(error).__name__, str(error))
 
 
-def _repeated(
-    told: tuple[type[BridgeError] | None, tuple[str, ...]], rank: int
-) -> BridgeError:
+def _repeated(told: tuple[type[BridgeError] | None, tuple[str, ...]], rank: int) -> BridgeError:
     kind, words = told
     if kind is None:
         name, text = words

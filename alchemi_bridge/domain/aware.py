@@ -103,5 +103,7 @@ def check_against_host(comm: Any, device: torch.device) -> bool:
         comm.Allreduce(MPI.IN_PLACE, same, op=MPI.MIN)
     if rank == 0:
         word = "equals" if same[0] else "DIFFERS FROM"
-        LOGGER.info("what MPI takes from %s memory %s what goes through the host", device.type, word)
+        LOGGER.info(
+            "what MPI takes from %s memory %s what goes through the host", device.type, word
+        )
     return bool(same[0])

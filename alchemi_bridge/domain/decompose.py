@@ -100,7 +100,7 @@ def wrap(positions: np.ndarray, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
 
 
 def choose_grid(
-    n_ranks: int, extents: Sequence[float], halo: float = 0.0
+    n_ranks: int, extents: Sequence[float] | np.ndarray, halo: float = 0.0
 ) -> tuple[int, int, int]:
     """The grid whose domains have the smallest halo.
 

@@ -267,9 +267,7 @@ class DomainEvaluator:
 
     def _advance(self, step: HomeStep, domain: _Domain | None) -> Moved:
         reference = domain.reference if domain is not None else None
-        return advance(
-            step.source, step.rows, self.length, step.cell, reference, self.loaded.dtype
-        )
+        return advance(step.source, step.rows, self.length, step.cell, reference, self.loaded.dtype)
 
     def _is_old(self, step: HomeStep, displacement: float) -> bool:
         domain = self._domain
@@ -318,7 +316,7 @@ class DomainEvaluator:
             if wanted.virial
             else None,
             energies=buffers["energies"][:n_home] if wanted.energies else None,
-            uncertainty=kept[:n_home] if kept is not None else None,
+            uncertainty=self._home_uncertainty(kept, n_home, wanted),
             extra={},
         )
 
@@ -339,6 +337,17 @@ class DomainEvaluator:
         )  # fmt: skip
         self.inner.compute(request, ForceBuffers(**buffers)).synchronize()
         return self.inner.results.uncertainty
+
+    def _home_uncertainty(
+        self, kept: torch.Tensor | None, n_home: int, wanted: Wanted
+    ) -> torch.Tensor | None:
+        """Of home atoms: zeros on a rank that had nothing to evaluate, where others have some."""
+        plan = self.inner.plan
+        if plan.uncertainty is None or not wanted.needs_energy(plan):
+            return None
+        if kept is None:
+            return torch.zeros(n_home, dtype=self.loaded.dtype, device=self.loaded.device)
+        return kept[:n_home]
 
     def _buffers(self, n_local: int) -> dict[str, torch.Tensor]:
         device, wide = self.loaded.device, torch.float64

@@ -132,9 +132,7 @@ class Exchange:
         )
         if self._wire.type == "cuda":
             torch.cuda.current_stream(self._wire).synchronize()  # MPI knows nothing of streams
-        graph.Neighbor_alltoallv(
-            _message(out, sent, width), _message(into, received, width)
-        )
+        graph.Neighbor_alltoallv(_message(out, sent, width), _message(into, received, width))
         self.bytes_sent += len(out) * width
         return into.to(self.device)
 

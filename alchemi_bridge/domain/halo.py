@@ -102,7 +102,7 @@ def find_halo(
 
 
 def _box(positions: np.ndarray, cell: Cell) -> np.ndarray:
-    """(2, 3) smallest and largest fractional coordinates, wrapped where periodic; NaN without atoms."""
+    """(2, 3) smallest and largest fractional coordinates, wrapped; NaN without atoms."""
     if len(positions) == 0:
         return np.full((2, 3), np.nan)
     fractional = _wrapped(positions, cell)
@@ -132,9 +132,7 @@ def _heights(cell: Cell) -> np.ndarray:
     return np.where(cell.pbc, cell.heights, 1.0)
 
 
-def _distances(
-    positions: np.ndarray, centers: np.ndarray, cell: Cell, width: float
-) -> np.ndarray:
+def _distances(positions: np.ndarray, centers: np.ndarray, cell: Cell, width: float) -> np.ndarray:
     """(n,) distance of each position, with all its images, from the nearest center.
 
     Infinite where none is within ``width``.

@@ -72,7 +72,9 @@ def _check(owners: np.ndarray, arrays: Mapping[str, np.ndarray], n_ranks: int) -
                 got=f"{len(array)} rows",
                 fix="hand over one row for each owner",
             )
-    if len(owners) and not (owners.dtype.kind in "iu" and 0 <= owners.min() <= owners.max() < n_ranks):
+    if len(owners) == 0:
+        return
+    if owners.dtype.kind not in "iu" or owners.min() < 0 or owners.max() >= n_ranks:
         raise ShapeError(
             "owners",
             expected=f"integers from 0 to {n_ranks - 1}",

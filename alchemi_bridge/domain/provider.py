@@ -28,9 +28,9 @@ from alchemi_bridge.device import Event, place, require_current
 from alchemi_bridge.domain.abort import collective, install
 from alchemi_bridge.domain.aware import check_against_host, cuda_aware
 from alchemi_bridge.domain.evaluator import DomainEvaluator, HomeAtoms, HomeStep
-from alchemi_bridge.domain.world import single, world
+from alchemi_bridge.domain.world import share_cores, single, world
 from alchemi_bridge.errors import ConfigurationError, PairListError, ProtocolError
-from alchemi_bridge.model import Evaluation, LoadedModel, Wanted, load_model
+from alchemi_bridge.model import Evaluation, LoadedModel, Route, Wanted, load_model
 from alchemi_bridge.model.inputs import read_values, require_given
 from alchemi_bridge.model.outputs import OutputPlan
 from alchemi_bridge.model.tuning import Mode
@@ -106,6 +106,7 @@ class DomainForceProvider:
         self.n_ranks, self.rank = int(self.comm.Get_size()), int(self.comm.Get_rank())
         if self.n_ranks > 1:
             install(self.comm)
+            share_cores(self.comm)
         with collective(self.comm):
             self._check_options(options)
             self.units = units or Units()
@@ -121,6 +122,7 @@ class DomainForceProvider:
                 inner, self.comm, length=self._length, halo=halo, direct=direct
             )
         self._inner_provider = inner
+        self.check_consistency = inner.check_consistency
         self._delivery = Delivery(energy, self._length)
         self._threshold = uncertainty_threshold
         self._prepared: PreparedAtoms | None = None
@@ -188,6 +190,11 @@ class DomainForceProvider:
     def plan(self) -> OutputPlan:
         """Which of the model's outputs are used."""
         return self._inner_provider.plan
+
+    @property
+    def route(self) -> Route:
+        """How gradients are taken."""
+        return self._inner_provider.route
 
     @property
     def tuned(self) -> bool:

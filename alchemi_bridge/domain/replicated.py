@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +110,7 @@ class ReplicatedForceProvider(DomainForceProvider):
         return HomeStep(division.home, given.source, engine, given.cell, inputs)
 
     def _divided(self, given: _Given) -> _Division:
-        """Domains with equal numbers of atoms, for the positions of this step; on all ranks the same."""
+        """Domains with equal numbers of atoms for these positions, the same on all ranks."""
         prepared, device = self._prepared, self.loaded.device
         assert prepared is not None
         source = given.source if prepared.subset is None else given.source[prepared.subset]

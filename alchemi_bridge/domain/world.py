@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from alchemi_bridge.errors import ConfigurationError
+
+LOGGER = logging.getLogger(__name__)
 
 #: Variables with the number of ranks, by who sets them. A batch system's own count of tasks is not
 #: among them: it is set for a script that runs once, too.
@@ -83,6 +88,20 @@ def world(comm: Any = "auto") -> Any | None:
 def single() -> Any:
     """A communicator of this process alone."""
     return _duplicate(mpi().COMM_SELF)
+
+
+def share_cores(comm: Any) -> None:
+    """Let torch use a rank's share of the node's cores, unless the user said how many threads.
+
+    Otherwise every rank would start a thread on every core, and all would wait for each other.
+    """
+    local = comm.Split_type(mpi().COMM_TYPE_SHARED)
+    ranks = local.Get_size()
+    local.Free()
+    share = max(1, len(os.sched_getaffinity(0)) // ranks)
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > share:
+        LOGGER.info("%d ranks on this node: %d torch threads each", ranks, share)
+        torch.set_num_threads(share)
 
 
 def _duplicate(comm: Any) -> Any:

@@ -23,6 +23,7 @@ from metatomic.torch import AtomisticModel, ModelMetadata
 
 from alchemi_bridge.batch import StructureResult
 from alchemi_bridge.contract import Atoms, Cell, ForceBuffers, Step
+from alchemi_bridge.domain.lead import AnyProvider, provider_for
 from alchemi_bridge.engines.ase_batch import ManyStructures, positions_of
 from alchemi_bridge.engines.ase_inputs import quantities, watched_arrays, watched_info
 from alchemi_bridge.engines.ase_values import (
@@ -40,7 +41,6 @@ from alchemi_bridge.errors import (
 from alchemi_bridge.model import NoGradientError, Wanted
 from alchemi_bridge.model.outputs import NonConservative
 from alchemi_bridge.pairs import Search
-from alchemi_bridge.provider import MetatomicForceProvider
 from alchemi_bridge.units import conversion_factor
 
 
@@ -78,6 +78,10 @@ class BridgeCalculator(ManyStructures, Calculator):
         it may be used up.
     sha256
         Expected hash of the model file.
+    comm
+        Ranks that evaluate the model together, each of which has all atoms and calls this
+        calculator with the same ones: an mpi4py communicator, ``"auto"`` for all that were started
+        with this process (``mpiexec -n 4 python script.py``), ``None`` for this rank alone.
 
     Attributes
     ----------
@@ -104,12 +108,14 @@ class BridgeCalculator(ManyStructures, Calculator):
         uncertainty_threshold: float | None = 0.1,
         neighbor_skin: float = 1.0,
         sha256: str | None = None,
+        comm: Any = "auto",
     ) -> None:
         super().__init__()
         extra = model_outputs(additional_outputs)
         directory = None if extensions_directory is None else str(extensions_directory)
-        self.provider = MetatomicForceProvider(
+        self.provider: AnyProvider = provider_for(
             model,
+            comm,
             device=device,
             variants=variants,
             non_conservative=non_conservative,
@@ -144,6 +150,7 @@ class BridgeCalculator(ManyStructures, Calculator):
             neighbor_skin=float(self._search.skin),
             sha256=sha256,
         )
+        self._comm = comm
 
     def model(self) -> AtomisticModel:
         """The metatomic model itself."""
@@ -191,7 +198,7 @@ class BridgeCalculator(ManyStructures, Calculator):
         """A calculator of its own, with its own pair list, on the same loaded model."""
         keywords = {**self.parameters, "model": self.loaded}
         # these belong to loading, which is done
-        keywords.update(extensions_directory=None, sha256=None, device=None)
+        keywords.update(extensions_directory=None, sha256=None, device=None, comm=self._comm)
         made = type(self)(**keywords)
         made.parameters.update(self.parameters)
         return made

@@ -13,6 +13,7 @@ from metatensor.torch import Labels, TensorMap
 
 from alchemi_bridge.batch import Structure, evaluate_structures, prepare
 from alchemi_bridge.contract import Cell
+from alchemi_bridge.domain.lead import AnyProvider
 from alchemi_bridge.engines.ase_inputs import quantities
 from alchemi_bridge.engines.ase_values import (
     as_array,
@@ -24,7 +25,6 @@ from alchemi_bridge.engines.ase_values import (
 from alchemi_bridge.errors import UnsupportedOutputError
 from alchemi_bridge.model import LoadedModel, NoGradientError, OutputPlan, Wanted, evaluate
 from alchemi_bridge.model.outputs import plan_extra
-from alchemi_bridge.provider import MetatomicForceProvider
 from alchemi_bridge.uncertainty import warn_if_uncertain
 
 ENERGY_PROPERTIES = ("energy", "free_energy", "energies")
@@ -40,7 +40,7 @@ class ManyStructures:
     None of it touches the results of the calculator itself.
     """
 
-    provider: MetatomicForceProvider
+    provider: AnyProvider
     parameters: dict[str, Any]
     implemented_properties: list[str]
     _with_gradients: bool
