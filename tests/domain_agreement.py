@@ -1,4 +1,4 @@
-"""``mpiexec -n N python domain_agreement.py STEPS``: all cases on N ranks against one; a line of JSON."""
+"""``mpiexec -n N python domain_agreement.py STEPS``: all cases on N ranks and on one; JSON."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ comm = world()
 rank = comm.Get_rank()
 install(comm)
 comm.Barrier()
-print("began", time.time(), flush=True)
+sys.stdout.write(f"\\nbegan {time.time()}\\n")
+sys.stdout.flush()
 """
 
 WAITS = {
@@ -137,7 +138,7 @@ def test_ranks_that_end_together(status: int) -> None:
         + f"""
 if rank == 0:
     time.sleep(abort.PATIENCE + 1.0)
-print("done", time.time())
+sys.stdout.write(f"\\ndone {{time.time()}}\\n")
 sys.exit({status})
 """
     )

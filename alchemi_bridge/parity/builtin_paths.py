@@ -137,7 +137,7 @@ class MetatomicAsePath(ParityPath):
         return _AseEvaluator(calculator, job.expected)
 
 
-class _BridgeEvaluator(_AseEvaluator):
+class BridgeEvaluator(_AseEvaluator):
     """The bridge's calculator, which rightly refuses a stress where there is no volume."""
 
     def _virial(self, atoms: Atoms) -> np.ndarray:
@@ -175,10 +175,10 @@ class BridgeAsePath(ParityPath):
         return None if self.device in supported else f"the model does not support {self.device}"
 
     def prepare(self, job: Job) -> Evaluator:
-        return _BridgeEvaluator(self._calculator(job), job.expected)
+        return BridgeEvaluator(self._calculator(job), job.expected)
 
     def _calculator(self, job: Job) -> BridgeCalculator:
-        return BridgeCalculator(str(job.model_file), device=self.device, **job.options)
+        return BridgeCalculator(str(job.model_file), device=self.device, comm=None, **job.options)
 
 
 class _BatchEvaluator(Evaluator):
