@@ -119,7 +119,7 @@ CHECK_CUDA := import importlib.util, sys; \
 	torch.cuda.is_available() or sys.exit(f"make gpu-check: torch {torch.__version__} of {sys.executable} sees no CUDA device")
 
 # Only these files are collected: others need test tools that a GPU machine may lack.
-GPU_TESTS = $(shell grep -l 'mark\.gpu' tests/test_*.py)
+GPU_TESTS = $(shell grep -lE 'mark\.gpu|DEVICES' tests/test_*.py)
 
 # Takes the Python as it is, with its torch: nothing is installed, no network is used. It needs the
 # package's dependencies and pytest. Tests that fail do not keep the benchmark from running: what was

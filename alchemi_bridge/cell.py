@@ -128,7 +128,17 @@ class Cell:
 
     def tensor(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Cell vectors as a tensor, zero rows where not periodic."""
-        return torch.tensor(self.vectors, dtype=dtype, device=device)
+        return upload(torch.tensor(self.vectors, dtype=dtype), device)
+
+
+def upload(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A few numbers of the host on a device, without waiting for it.
+
+    From pinned memory, which torch keeps until the copy is done.
+    """
+    if device.type != "cuda":
+        return numbers.to(device)
+    return numbers.pin_memory().to(device, non_blocking=True)
 
 
 def _float_array(vectors: Any) -> np.ndarray:

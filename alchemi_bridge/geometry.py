@@ -13,7 +13,7 @@ import torch
 from metatensor.torch import TensorMap
 from metatomic.torch import NeighborListOptions
 
-from alchemi_bridge.cell import Cell
+from alchemi_bridge.cell import Cell, upload
 from alchemi_bridge.errors import CellError, StalePairsError
 from alchemi_bridge.model import LoadedModel, SystemInput
 from alchemi_bridge.model.graph import Lasting
@@ -362,7 +362,7 @@ class Geometry:
             cell=cell,
             offsets=shift_vectors(candidates.table, cell.tensor(dtype, device)),
             rows=cell.tensor(self.loaded.dtype, device),
-            pbc=torch.tensor(cell.pbc, device=device),
+            pbc=upload(torch.tensor(cell.pbc), device),
         )
         return self._box
 

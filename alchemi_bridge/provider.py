@@ -257,6 +257,8 @@ class MetatomicForceProvider:
                 got=type(pairs).__name__,
                 fix="wrap the list, or pass Search(skin) to let the provider search",
             )
+        if self.loaded.device.type == "cuda":
+            require_current(self.loaded.device)
         if ready is not None:
             require_kind("ready", ready, Event, "pass an Event, or None")
             ready.wait(self.loaded.device)

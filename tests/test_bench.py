@@ -60,6 +60,7 @@ def test_conversion_has_what_readers_look_for(document: tuple[dict, Path]) -> No
     assert row["atoms"] == 2000
     assert row["ratio_to_sort_dedup"] == pytest.approx(row["ms_sort_dedup"] / row["ms"])
     assert row["ratio_to_vesin"] == pytest.approx(row["ms_vesin"] / row["ms"])
+    assert row["ratio_to_torch"] == pytest.approx(row["ms_torch"] / row["ms"])
     assert row["ratio_to_floor"] == pytest.approx(row["ms"] / row["ms_floor"])
     # starts, and three int32 for each of the two entries of a pair, besides the list itself
     assert row["megabytes"] * 1e6 > 4 * 2001 + 2 * 3 * 4 * row["pairs"]

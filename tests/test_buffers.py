@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from alchemi_bridge.device import DeviceBuffer, Event, select_device
+from alchemi_bridge.device import DeviceBuffer, Event, dlpack, select_device
 from alchemi_bridge.errors import (
     BridgeError,
     BufferAccessError,
@@ -313,6 +313,26 @@ def test_broken_exporters() -> None:
         "__dlpack_device__" in refused(BufferAccessError, lambda: DeviceBuffer.of(NoDevice())).got
     )
     assert "capsule" in refused(BufferAccessError, lambda: DeviceBuffer.of(NoCapsule())).got
+
+
+def test_a_null_pointer_from_dlpack() -> None:
+    class Null(DLPack):
+        def __dlpack__(self, **options: Any) -> Any:
+            capsule = self.array.__dlpack__()
+            tensor = dlpack._Tensor.from_address(dlpack._get_pointer(capsule, b"dltensor"))
+            tensor.data = None
+            return capsule
+
+    assert "null" in refused(BufferAccessError, lambda: DeviceBuffer.of(Null(numbers()))).got
+    empty = DeviceBuffer.of(Null(np.zeros((0, 3))))  # nothing is read from it
+    assert empty.tensor.shape == (0, 3)
+
+
+def test_a_tensor_at_an_odd_address() -> None:
+    memory = bytearray(8 * 12 + 1)
+    tensor = torch.from_numpy(np.frombuffer(memory, dtype=np.float64, offset=1).reshape(4, 3))
+    assert tensor.data_ptr() % 8 == 1
+    assert "multiple of 8" in refused(BufferAccessError, lambda: DeviceBuffer.of(tensor)).expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a CUDA device")

@@ -300,7 +300,10 @@ def on_cuda(lennard_jones: Callable[..., Path]) -> Iterator[Engine]:
 @pytest.mark.gpu
 @needs_cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-def test_nothing_waits_for_a_gpu(on_cuda: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scale", [1.0, 0.998], ids=["box", "new box"])
+def test_nothing_waits_for_a_gpu(
+    on_cuda: Engine, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
     """torch raises at every wait of the host but that of the guard; the model is on its own."""
     calls: list[str] = []
 
@@ -323,8 +326,8 @@ def test_nothing_waits_for_a_gpu(on_cuda: Engine, monkeypatch: pytest.MonkeyPatc
     try:
         with pytest.raises(RuntimeError, match="synchroniz"):
             float(on_cuda.buffers.energy)  # it does raise
-        for _ in range(3):
-            on_cuda.step()
+        for number in range(3):
+            on_cuda.step(1.0 if scale == 1.0 else scale - 1e-4 * number)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert calls == 3 * ["read_facts", "run"]

@@ -389,3 +389,12 @@ def test_arrays_of_two_devices_are_refused() -> None:
     rows = torch.zeros((4, 3), dtype=torch.float64, device="cuda:1")
     with pytest.raises(DeviceMismatchError, match="cuda:0"):
         cuda.cuda_launcher().launch("add_rows_dd", 4, rows, None, 1.0, rows.to("cuda:0"), 3, 1)
+
+
+def test_a_compiler_that_can_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "c++"
+    broken.write_bytes(b"\x7fELF and nothing more")
+    broken.chmod(0o755)
+    monkeypatch.setenv(host.COMPILER_VARIABLE, str(broken))
+    with pytest.raises(UnavailableError, match="can not be run"):
+        host.host_launcher()

@@ -25,6 +25,7 @@ from alchemi_bridge.pairs import (
     decode,
     find_pairs,
 )
+from alchemi_bridge.pairs.clusters import expansion
 
 #: Atoms for each Å^3 of liquid argon, and the radius of a list of cutoff 6 Å with a skin of 1 Å.
 DENSITY, REACH = 0.0213, 7.0
@@ -45,10 +46,12 @@ class ConversionRow:
         Median milliseconds from the engine's arrays to candidates: checked, both directions,
         sorted rows, with the reverse of each entry.
     ms_sort_dedup, ratio_to_sort_dedup
-        The same job in torch: the list expanded, distances compared, one key for each entry, a
-        sort, and the removal of repeated keys. Its time over ``ms``: larger is better.
+        The same checks and the same compiled expansion of the list, then in torch one key for each
+        entry, a sort, and the removal of repeated keys. Its time over ``ms``: larger is better.
     ms_sort_alone, ratio_to_sort_alone
         Only the last part of that, from the pairs that are within reach: keys, sort, removal.
+    ms_torch, ratio_to_torch
+        All of it without compiled code.
     ms_vesin, ratio_to_vesin
         A search from scratch with vesin, on the host, and its conversion to candidates.
     megabytes, ms_floor, ratio_to_floor
@@ -66,6 +69,8 @@ class ConversionRow:
     ratio_to_sort_dedup: float
     ms_sort_alone: float
     ratio_to_sort_alone: float
+    ms_torch: float
+    ratio_to_torch: float
     ms_vesin: float
     ratio_to_vesin: float
     megabytes: float
@@ -105,6 +110,10 @@ def measure_conversion(n_atoms: int, device: torch.device, repeats: int = REPEAT
         return _sorted_unique(*arrays, n_atoms, n_codes)
 
     def sort_dedup() -> torch.Tensor:
+        i, j, t = _entries(pairs, n_atoms, device, cell)
+        return _unique((i * n_atoms + j) * n_codes + t, n_atoms, n_codes)
+
+    def in_torch() -> torch.Tensor:
         with using("torch"):
             parts = list(expanded(pairs, n_atoms, device, cell))
         i, j, t = (torch.cat(column).long() for column in zip(*parts, strict=True))
@@ -113,11 +122,12 @@ def measure_conversion(n_atoms: int, device: torch.device, repeats: int = REPEAT
     def search() -> Candidates:
         return find_pairs(positions, cell, REACH)
 
-    if not (sort_dedup().shape[1] == len(found) == len(search())):
+    sizes = [len(search()), len(found), sort_dedup().shape[1], in_torch().shape[1]]
+    if len(set(sizes)) > 1:
         raise PairListError(
             "pairs of the cluster list",
-            expected=f"{len(search())}, as a search finds",
-            got=f"{len(found)}, and {sort_dedup().shape[1]} after sorting",
+            expected=f"{sizes[0]}, as a search finds",
+            got=f"{sizes[1]}, and {sizes[2]} and {sizes[3]} after sorting",
             fix="report this: the times mean nothing",
         )
     block = torch.empty(COPIED, dtype=torch.uint8, device=device)
@@ -126,7 +136,7 @@ def measure_conversion(n_atoms: int, device: torch.device, repeats: int = REPEAT
     def copy() -> torch.Tensor:
         return target.copy_(block)
 
-    ways = [convert, sort_dedup, sort_alone, search, copy]
+    ways = [convert, sort_dedup, sort_alone, search, copy, in_torch]
     times = _interleaved(ways, device, repeats)
     moved = _bytes(pairs, found)
     floor = times[4] * moved / (2 * COPIED)
@@ -140,6 +150,8 @@ def measure_conversion(n_atoms: int, device: torch.device, repeats: int = REPEAT
         ratio_to_sort_dedup=times[1] / times[0],
         ms_sort_alone=times[2],
         ratio_to_sort_alone=times[2] / times[0],
+        ms_torch=times[5],
+        ratio_to_torch=times[5] / times[0],
         ms_vesin=times[3],
         ratio_to_vesin=times[3] / times[0],
         megabytes=moved / 1e6,
@@ -148,13 +160,34 @@ def measure_conversion(n_atoms: int, device: torch.device, repeats: int = REPEAT
     )
 
 
+def _entries(
+    pairs: ClusterPairs, n_atoms: int, device: torch.device, cell: Cell
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Both directions of the pairs within reach, by the compiled expansion, in no order."""
+    size, table, count, fill = expansion(pairs, n_atoms=n_atoms, device=device, cell=cell)
+    counts = torch.zeros(size, dtype=torch.int32, device=table.device)
+    count(counts)
+    starts = torch.zeros(size + 1, dtype=torch.int64, device=table.device)
+    torch.cumsum(counts, 0, out=starts[1:])
+    total = int(starts[-1])
+    second, code = (torch.empty(total, dtype=torch.int32, device=table.device) for _ in range(2))
+    fill(starts[:-1].to(torch.int32), second, code)
+    atoms = torch.arange(size, device=table.device)
+    first = torch.repeat_interleave(atoms, counts.long(), output_size=total)
+    return first, second.long(), code.long()
+
+
 def _sorted_unique(
     first: torch.Tensor, second: torch.Tensor, code: torch.Tensor, n_atoms: int, n_codes: int
 ) -> torch.Tensor:
     """(2, n_rows) both directions of the pairs, each once, by sorting keys."""
     there = (first * n_atoms + second) * n_codes + code
     back = (second * n_atoms + first) * n_codes + (n_codes - 1 - code)
-    unique = torch.unique_consecutive(torch.sort(torch.cat([there, back])).values) // n_codes
+    return _unique(torch.cat([there, back]), n_atoms, n_codes)
+
+
+def _unique(keys: torch.Tensor, n_atoms: int, n_codes: int) -> torch.Tensor:
+    unique = torch.unique_consecutive(torch.sort(keys).values) // n_codes
     return torch.stack([unique // n_atoms, unique % n_atoms])
 
 

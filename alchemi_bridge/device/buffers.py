@@ -217,6 +217,7 @@ class DeviceBuffer:
                 got="memory on another device than torch's current one",
                 fix="make the buffer's device current before handing it over",
             )
+        _require_aligned(pointer, tensor, name)
         return cls(tensor, owner=(shown, source), writable=not read_only)
 
     @classmethod
@@ -406,7 +407,18 @@ def _checked(tensor: torch.Tensor, name: str) -> torch.Tensor:
             got=f"layout {str(tensor.layout).removeprefix('torch.')}",
             fix="call to_dense() on it before handing it over",
         )
+    _require_aligned(tensor.data_ptr(), tensor, name)
     return tensor
+
+
+def _require_aligned(address: int, tensor: torch.Tensor, name: str) -> None:
+    if tensor.numel() > 0 and address % tensor.element_size():
+        raise BufferAccessError(
+            name,
+            expected=f"an address that is a multiple of {tensor.element_size()} bytes",
+            got=f"{address:#x}",
+            fix="hand over a copy",
+        )
 
 
 def _require_device(device: torch.device | str, name: str) -> torch.device:

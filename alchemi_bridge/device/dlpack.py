@@ -85,6 +85,9 @@ class Inspected:
             tensor = _Tensor.from_address(_get_pointer(capsule, b"dltensor"))
         else:
             return capsule  # torch says what is wrong with it
+        shape = tensor.shape[: tensor.ndim] if tensor.shape else []
+        if not tensor.data and 0 not in shape:
+            raise BufferError("a null pointer")
         strides = tensor.strides[: tensor.ndim] if tensor.strides else []
         if any(stride < 0 for stride in strides):
             raise BufferError(f"negative strides {strides}")

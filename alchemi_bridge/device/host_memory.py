@@ -6,7 +6,8 @@ the next step; each page is cleared by the kernel on the way. A net of SchNet's 
 pairs took 203 ms a step with that, and 152 ms without (glibc 2.36). Blocks beyond 32 MB it maps one
 by one, whatever its thresholds are: with 550,000 pairs the same net took 790 ms, and 250 ms with
 these blocks in the heap, too. So a provider on the CPU asks glibc to keep what is freed, for the
-process: what it occupies stays at its peak, up to :data:`KEPT_BYTES`.
+process: what it occupies stays at its peak, but for what is free at the end of the heap beyond
+:data:`KEPT_BYTES`.
 """
 
 from __future__ import annotations

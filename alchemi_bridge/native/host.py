@@ -123,9 +123,12 @@ def _cache_folder() -> Path:
 
 def _key(compiler: str) -> str:
     """Names one build: sources, flags, compiler and processor."""
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, check=False, timeout=30.0
-    ).stdout
+    try:
+        version = subprocess.run(
+            [compiler, "--version"], capture_output=True, text=True, check=False, timeout=30.0
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UnavailableError(f"{compiler} can not be run: {error}") from error
     parts = [sources.digest(), *FLAGS, os.path.realpath(compiler), version, _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from alchemi_bridge.cell import Cell
+from alchemi_bridge.cell import Cell, upload
 from alchemi_bridge.native import elements, launcher_for
 
 #: As in kernels/advance.cuh.
@@ -76,7 +76,7 @@ class Reference:
             deformation = cell.deformation_from(self.cell) if deformed else np.eye(3)
             inverse = np.where(cell.pbc, cell.inverse, 0.0)  # columns belong to cell vectors
             numbers = np.concatenate([deformation, inverse, cell.vectors]).ravel()
-            frame = torch.from_numpy(numbers).to(self.positions.device)
+            frame = upload(torch.from_numpy(numbers), self.positions.device)
             self._frame = (cell, frame, deformed)
         return self._frame[1], self._frame[2]
 

@@ -41,7 +41,7 @@ from alchemi_bridge.errors import ConfigurationError, PairListError
 from alchemi_bridge.pairs import cluster_arrays, cluster_checks, cluster_rows
 from alchemi_bridge.pairs.cluster_arrays import SHIFTS, ClusterLayout
 from alchemi_bridge.pairs.lists import check_reach
-from alchemi_bridge.pairs.rows import Candidates, ShiftTable, assemble
+from alchemi_bridge.pairs.rows import Candidates, Count, Fill, ShiftTable, assemble
 
 #: Largest shift along each vector that the engine's numbers can express.
 HALF_WIDTHS = (2, 1, 1)
@@ -233,6 +233,26 @@ def decode_clusters(
     NonFiniteError
         If the coordinates of an atom are no numbers.
     """
+    size, table, count, fill = expansion(
+        pairs, n_atoms=n_atoms, device=device, cell=cell, subset=subset
+    )
+    name = "cluster pair list"
+    return assemble(size, table, count, fill, reach=reach, name=name, mirrored=True)
+
+
+def expansion(
+    pairs: ClusterPairs | Sequence[ClusterPairs],
+    *,
+    n_atoms: int,
+    device: torch.device,
+    cell: Cell,
+    subset: torch.Tensor | None = None,
+) -> tuple[int, torch.Tensor, Count, Fill]:
+    """Number of atoms, shifts, and how entries are counted and written.
+
+    What :func:`~alchemi_bridge.pairs.rows.assemble` needs; parameters and errors as for
+    :func:`decode_clusters`.
+    """
     lists = _listed(pairs)
     read = [cluster_arrays.read(one, one.layout, device) for one in lists]
     place, size = cluster_arrays.numbering(subset, n_atoms, device)
@@ -253,8 +273,7 @@ def decode_clusters(
         for one in kept:
             cluster_rows.fill_kept(one, codes, cursor, second, code)
 
-    name = "cluster pair list"
-    return assemble(size, table, count, fill, reach=reach, name=name, mirrored=True)
+    return size, table, count, fill
 
 
 @cache
