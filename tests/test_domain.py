@@ -13,6 +13,15 @@ HERE = Path(__file__).parent
 #: eV per atom, eV/Å, eV/Å per atom, relative: only the order of sums differs.
 LIMITS = {"energy": 1e-9, "forces": 1e-8, "sum": 1e-9, "virial": 1e-9, "energies": 1e-9}
 
+#: Å after 100 steps: chaos has not had time to make anything of the last digits.
+TRAJECTORY = 1e-6
+
+#: Three float64, for the coordinates and for the forces.
+BYTES_OF_AN_ATOM = 24
+
+#: Flags before a step (4 numbers), and flags, energy and virial after it (12).
+BYTES_OF_SUMS = 8 * (4 + 12)
+
 
 @needs_mpi
 @pytest.mark.parametrize("n_ranks", [1, 2, 3, 4, 8])
@@ -31,3 +40,38 @@ def test_the_same_numbers(n_ranks: int) -> None:
         assert (max(row["halo"]) > 0) == (n_ranks > 1)
     # somewhere the halo is not simply everything
     assert n_ranks == 1 or any(max(row["halo"]) + max(row["home"]) < row["atoms"] for row in rows)
+
+
+@needs_mpi
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+def test_an_engine_whose_atoms_are_on_all_ranks(n_ranks: int) -> None:
+    """Its trajectory is that of one rank, and no byte travels that need not."""
+    done = run_ranks(n_ranks, HERE / "domain_engine_run.py")
+    assert done.returncode == 0, done.stdout
+    rows = json.loads(done.stdout.splitlines()[-1])
+    assert [row["case"] for row in rows] == ["silicon", "net, triclinic", "one layer"]
+    for row in rows:
+        assert row["trajectory"] < TRAJECTORY
+        assert row["energy"] < LIMITS["energy"]
+        assert row["all_there"]
+        # the halo is what a search by brute force finds, and all that travels, both ways
+        assert row["halo"] == row["needed"]
+        assert sum(row["sent_atoms"]) == sum(row["halo"])
+        for sent, halo, counted in zip(row["sent_atoms"], row["halo"], row["bytes"], strict=True):
+            assert counted.get("Neighbor_alltoallv", 0) == BYTES_OF_AN_ATOM * (sent + halo)
+            assert counted["Allreduce"] == BYTES_OF_SUMS
+            assert set(counted) <= {"Neighbor_alltoallv", "Allreduce"}
+        # rows that can not reach a home atom's energy are left out
+        assert row["beyond"] <= 0.0
+    assert (rows[0]["moved"] > 0) == (n_ranks > 1)
+    assert n_ranks == 1 or sum(rows[2]["halo"]) > 0
+
+
+@pytest.mark.slow
+@needs_mpi
+def test_energy_is_conserved_as_on_one_rank() -> None:
+    done = run_ranks(3, HERE / "domain_engine_run.py", 1000, timeout=600.0)
+    assert done.returncode == 0, done.stdout
+    row = json.loads(done.stdout.splitlines()[-1])[0]
+    assert row["energy"] < LIMITS["energy"]
+    assert row["drift"] < 1e-3

@@ -18,7 +18,7 @@ import torch
 
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import Atoms, ForceBuffers, Quantity, Step
-from alchemi_bridge.domain.abort import agree, collective, failed_flag, raise_agreed
+from alchemi_bridge.domain.abort import agree, collective, failed_flag, raise_agreed, waiting
 from alchemi_bridge.domain.exchange import Exchange
 from alchemi_bridge.domain.halo import find_halo
 from alchemi_bridge.errors import (
@@ -262,7 +262,7 @@ class DomainEvaluator:
     def _reduce(self, numbers: np.ndarray, operation: str) -> None:
         from mpi4py import MPI
 
-        with stage("exchange"):
+        with stage("exchange"), waiting():
             self.comm.Allreduce(MPI.IN_PLACE, numbers, op=getattr(MPI, operation))
 
     def _advance(self, step: HomeStep, domain: _Domain | None) -> Moved:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from alchemi_bridge.domain.abort import waiting
 from alchemi_bridge.stages import stage
 
 LOGGER = logging.getLogger(__name__)
@@ -74,8 +75,9 @@ class Exchange:
         self.pattern, self.device = pattern, device
         self._wire = device if direct or device.type == "cpu" else torch.device("cpu")
         to, of = list(pattern.send_ranks), list(pattern.receive_ranks)
-        self._outward = comm.Create_dist_graph_adjacent(of, to, reorder=False)
-        self._homeward = comm.Create_dist_graph_adjacent(to, of, reorder=False)
+        with waiting():
+            self._outward = comm.Create_dist_graph_adjacent(of, to, reorder=False)
+            self._homeward = comm.Create_dist_graph_adjacent(to, of, reorder=False)
         rows = [torch.from_numpy(rows) for rows in pattern.send_rows]
         self._rows = (torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64)).to(device)
         self._sent = [len(rows) for rows in pattern.send_rows]
@@ -84,8 +86,9 @@ class Exchange:
 
     def free(self) -> None:
         """Give the communicators back; collective."""
-        self._outward.Free()
-        self._homeward.Free()
+        with waiting():
+            self._outward.Free()
+            self._homeward.Free()
 
     def outward(self, home: torch.Tensor) -> torch.Tensor:
         """Values of halo atoms from their owners.
@@ -132,7 +135,9 @@ class Exchange:
         )
         if self._wire.type == "cuda":
             torch.cuda.current_stream(self._wire).synchronize()  # MPI knows nothing of streams
-        graph.Neighbor_alltoallv(_message(out, sent, width), _message(into, received, width))
+        messages = _message(out, sent, width), _message(into, received, width)
+        with waiting():
+            graph.Neighbor_alltoallv(*messages)
         self.bytes_sent += len(out) * width
         return into.to(self.device)
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from alchemi_bridge.cell import Cell
-from alchemi_bridge.domain.abort import collective
+from alchemi_bridge.domain.abort import collective, waiting
 from alchemi_bridge.domain.exchange import Pattern
 
 #: Distances are compared with a width that is larger by this share: rounding must not lose an atom.
@@ -70,7 +70,8 @@ def find_halo(
     with collective(comm):
         centers = positions[counting]
         box = _box(centers, cell)
-    boxes = np.array(comm.allgather(box))
+    with waiting():
+        boxes = np.array(comm.allgather(box))
     with collective(comm):
         me = comm.Get_rank()
         offers = {
@@ -166,7 +167,8 @@ def _announce(comm: Any, targets: Sequence[int]) -> list[int]:
     flags = np.zeros(comm.Get_size(), dtype=np.uint8)
     flags[list(targets)] = 1
     others = np.empty_like(flags)
-    comm.Alltoall(flags, others)
+    with waiting():
+        comm.Alltoall(flags, others)
     return [int(rank) for rank in np.flatnonzero(others)]
 
 
@@ -176,7 +178,8 @@ def _swap(
     """Arrays to some ranks, and those of others."""
     from mpi4py import MPI
 
-    requests = [comm.isend(array, dest=rank, tag=tag) for rank, array in sent.items()]
-    found = {rank: comm.recv(source=rank, tag=tag) for rank in sources}
-    MPI.Request.waitall(requests)
+    with waiting():
+        requests = [comm.isend(array, dest=rank, tag=tag) for rank, array in sent.items()]
+        found = {rank: comm.recv(source=rank, tag=tag) for rank in sources}
+        MPI.Request.waitall(requests)
     return found

@@ -25,7 +25,7 @@ from alchemi_bridge.contract import (
 )
 from alchemi_bridge.delivery import Delivery
 from alchemi_bridge.device import Event, place, require_current
-from alchemi_bridge.domain.abort import collective, install
+from alchemi_bridge.domain.abort import collective, install, waiting
 from alchemi_bridge.domain.aware import check_against_host, cuda_aware
 from alchemi_bridge.domain.evaluator import DomainEvaluator, HomeAtoms, HomeStep
 from alchemi_bridge.domain.world import share_cores, single, world
@@ -174,7 +174,8 @@ class DomainForceProvider:
             )
 
     def _report(self) -> None:
-        devices = self.comm.gather(str(self.loaded.device), root=0)
+        with waiting():
+            devices = self.comm.gather(str(self.loaded.device), root=0)
         if self.rank == 0 and self.n_ranks > 1:
             for rank, device in enumerate(devices):
                 LOGGER.info("rank %d of %d computes on %s", rank, self.n_ranks, device)

@@ -11,6 +11,7 @@ from alchemi_bridge.atoms import PreparedAtoms
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import ForceBuffers, Quantity, Step
 from alchemi_bridge.device import Event
+from alchemi_bridge.domain.abort import waiting
 from alchemi_bridge.domain.decompose import choose_grid, decompose, wrap
 from alchemi_bridge.domain.evaluator import HomeAtoms, HomeStep
 from alchemi_bridge.domain.provider import DomainForceProvider, wanted_of
@@ -164,10 +165,11 @@ class ReplicatedForceProvider(DomainForceProvider):
             sizes = division.counts * width
             total = torch.empty((int(division.counts.sum()), *mine.shape[1:]), dtype=mine.dtype)
             places = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-            self.comm.Allgatherv(
-                [mine.reshape(-1).view(torch.uint8).numpy(), MPI.BYTE],
-                [total.reshape(-1).view(torch.uint8).numpy(), (sizes, places), MPI.BYTE],
-            )
+            with waiting():
+                self.comm.Allgatherv(
+                    [mine.reshape(-1).view(torch.uint8).numpy(), MPI.BYTE],
+                    [total.reshape(-1).view(torch.uint8).numpy(), (sizes, places), MPI.BYTE],
+                )
             whole = torch.empty_like(total, device=self.loaded.device)
             whole[division.order] = total.to(self.loaded.device)
             return whole
