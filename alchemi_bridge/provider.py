@@ -161,6 +161,7 @@ class MetatomicForceProvider:
         self._atoms: PreparedAtoms | None = None
         self._geometry: Geometry | None = None
         self._results: Evaluation | None = None
+        self._rows = 0
 
     @property
     def requirements(self) -> Requirements:
@@ -216,6 +217,11 @@ class MetatomicForceProvider:
                 "results", expected="a finished step", got="none yet", fix="call compute first"
             )
         return self._results
+
+    @property
+    def rows(self) -> int:
+        """Rows of all neighbour lists that the model got in the last step."""
+        return self._rows
 
     @property
     def searches(self) -> int:
@@ -324,6 +330,7 @@ class MetatomicForceProvider:
         mode = self._tuner.mode
         geometry.uncut = mode.uncut
         system = geometry.step(positions, step.cell)
+        self._rows = sum(len(pairs.samples) for pairs in system.pairs)
         self._delivery.settle()  # the device was read just now: the last step is done
         if self._debug:
             geometry.require_right_pairs(system)

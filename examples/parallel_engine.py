@@ -4,8 +4,6 @@ Every rank integrates its own atoms. Now and then the box is divided anew, and a
 ranks that own them; the provider finds halos and pairs, and exchanges coordinates and forces.
 """
 
-import sys
-
 import ase.build
 import numpy as np
 from ase import units
@@ -69,14 +67,11 @@ class ParallelEngine:
         return self.energy[0] + self.comm.allreduce(kinetic)
 
 
-def main(model="stillinger-weber.pt"):
-    comm = MPI.COMM_WORLD
-    if comm.rank == 0 and len(sys.argv) == 1:
-        potentials.export("stillinger_weber", model)
-    comm.Barrier()
+def main(comm=MPI.COMM_WORLD):
+    model = potentials.stillinger_weber()  # or the path of a model file
     atoms = ase.build.bulk("Si", "diamond", a=5.431, cubic=True) * (4, 4, 4)
     MaxwellBoltzmannDistribution(atoms, temperature_K=600, rng=np.random.default_rng(1))
-    engine = ParallelEngine(sys.argv[1] if len(sys.argv) > 1 else model, atoms, comm)
+    engine = ParallelEngine(model, atoms, comm)
     for block in range(6):
         counts = comm.gather(len(engine.atoms["number"]))
         energy = engine.total_energy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from alchemi_bridge.domain.world import mpiexec
+
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def mpiexec() -> str | None:
-    """The launcher beside this Python, else the first on the path."""
-    beside = Path(sys.executable).parent / "mpiexec"
-    return str(beside) if beside.exists() else shutil.which("mpiexec")
 
 
 def missing() -> str:

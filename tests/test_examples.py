@@ -18,6 +18,7 @@ EXPECTED = {
     "evaluate_with_ase.py": r"energy\s+-27\d\.\d+ eV",
     "many_systems.py": r"difference",
     "ml_region.py": r"surrounding untouched\s+True",
+    "parallel_engine.py": r"step 100  energy -\d+\.\d+ eV  atoms of each rank \[\d+",
     "molecular_dynamics.py": r"1 pair searches|[1-9]\d* pair searches",
     "write_an_engine.py": r"100 steps, 10 lists, drift",
     "your_own_model.py": r"(?m)^passed$",

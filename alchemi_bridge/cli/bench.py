@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alchemi_bridge.cli.console import print_json, print_table, progress, stdout_console
-from alchemi_bridge.cli.options import add_command, json_option
+from alchemi_bridge.cli.options import add_command, json_option, positive_integer
 from alchemi_bridge.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -61,6 +61,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--no-conversion", action="store_true", help="leave out the conversion of cluster lists"
     )
+    parser.add_argument(
+        "--mpi", action="store_true", help="time a net on more and more ranks instead"
+    )
+    parser.add_argument(
+        "--ranks", action="append", type=positive_integer, metavar="N",
+        help="with --mpi: how many ranks, besides one (default: 2)",
+    )  # fmt: skip
     parser.add_argument("--output", metavar="DIR", help="write bench.json and bench.png there")
     parser.add_argument(
         "--record", metavar="DIR", help="write the JSON there, named after the device"
@@ -75,6 +82,10 @@ def run(args: argparse.Namespace) -> int:
     from alchemi_bridge.bench import Options, measure_conversion
     from alchemi_bridge.device import select_device
 
+    if args.mpi:
+        from alchemi_bridge.cli import bench_mpi
+
+        return bench_mpi.run(args)
     device = select_device(["cpu", "cuda"], args.device)
     _check(args)
     seconds = args.seconds or (QUICK_SECONDS if args.quick else FULL_SECONDS)

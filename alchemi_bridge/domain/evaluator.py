@@ -85,6 +85,26 @@ class HomeStep:
     inputs: Mapping[str, Quantity] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class DomainFacts:
+    """What a rank has to do in a step.
+
+    Attributes
+    ----------
+    home, halo
+        Numbers of atoms.
+    rows
+        Of all the model's neighbour lists, in the last step.
+    bytes_sent
+        To other ranks in a step: coordinates that they need, and forces on their atoms.
+    """
+
+    home: int
+    halo: int
+    rows: int
+    bytes_sent: int
+
+
 @dataclass(eq=False)
 class _Domain:
     """What lives from one pair search to the next."""
@@ -221,6 +241,21 @@ class DomainEvaluator:
             expected="a new list to hold",
             got="one that a rank calls outdated at once",
             fix="report this, with the positions of this step",
+        )
+
+    def facts(self) -> DomainFacts:
+        """Of the last step."""
+        domain = self._domain
+        if domain is None:
+            return DomainFacts(0, 0, 0, 0)
+        pattern, width = domain.exchange.pattern, 3 * torch.finfo(self.loaded.dtype).bits // 8
+        out = 3 * torch.finfo(domain.reference.positions.dtype).bits // 8
+        n_counting = len(domain.home.counting)
+        return DomainFacts(
+            home=len(domain.home.types),
+            halo=pattern.n_halo,
+            rows=self.inner.rows if n_counting else 0,
+            bytes_sent=pattern.n_sent * out + pattern.n_halo * width,
         )
 
     # --- a step --------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from alchemi_bridge.delivery import Delivery
 from alchemi_bridge.device import Event, place, require_current
 from alchemi_bridge.domain.abort import collective, install, waiting
 from alchemi_bridge.domain.aware import check_against_host, cuda_aware
-from alchemi_bridge.domain.evaluator import DomainEvaluator, HomeAtoms, HomeStep
+from alchemi_bridge.domain.evaluator import DomainEvaluator, DomainFacts, HomeAtoms, HomeStep
 from alchemi_bridge.domain.world import share_cores, single, world
 from alchemi_bridge.errors import ConfigurationError, PairListError, ProtocolError
 from alchemi_bridge.model import Evaluation, LoadedModel, Route, Wanted, load_model
@@ -211,6 +211,10 @@ class DomainForceProvider:
     def searches(self) -> int:
         """How many pair searches there were."""
         return self._evaluator.searches
+
+    def facts(self) -> DomainFacts:
+        """What this rank has to do in a step; zeros before the first."""
+        return self._evaluator.facts()
 
     @property
     def requirements(self) -> Requirements:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +35,12 @@ def launched_ranks(environ: Mapping[str, str] | None = None) -> int:
         if text.isdecimal():
             return max(int(text), 1)
     return 1
+
+
+def mpiexec() -> str | None:
+    """The launcher beside this Python, else the first on the path; ``None`` if there is none."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    return str(beside) if beside.exists() else shutil.which("mpiexec")
 
 
 def mpi() -> Any:

@@ -10,7 +10,6 @@ import atexit
 import importlib.util
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import numpy as np
 from ase import Atoms
 
 from alchemi_bridge.domain.lead import leader
+from alchemi_bridge.domain.world import mpiexec
 from alchemi_bridge.engines.ase import BridgeCalculator
 from alchemi_bridge.errors import BridgeError, EvaluationError
 from alchemi_bridge.parity.builtin_paths import BridgeEvaluator
@@ -37,12 +37,6 @@ PATIENCE = 120.0
 
 #: Environment variables that tell the first rank where to report: address, and key in hexadecimal.
 ADDRESS, KEY = "ALCHEMI_BRIDGE_PARITY_ADDRESS", "ALCHEMI_BRIDGE_PARITY_KEY"
-
-
-def mpiexec() -> str | None:
-    """The launcher beside this Python, else the first on the path."""
-    beside = Path(sys.executable).parent / "mpiexec"
-    return str(beside) if beside.exists() else shutil.which("mpiexec")
 
 
 class Ranks:
