@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -37,14 +37,14 @@ class Delivery:
             "virial": energy,
             "energies": energy,
         }
-        self._open: tuple[list[str], torch.Tensor, torch.cuda.Event] | None = None
+        self._open: OpenResults | None = None
 
     def add(
         self,
         found: Evaluation,
         views: Mapping[str, torch.Tensor],
         subset: torch.Tensor | None,
-    ) -> None:
+    ) -> Callable[[], None] | None:
         """Add what is wanted.
 
         Parameters
@@ -55,6 +55,11 @@ class Delivery:
             The engine's buffers by name, see :class:`~alchemi_bridge.contract.ForceBuffers`.
         subset
             (n_subset,) int64 rows of the engine that the results of atoms belong to.
+
+        Returns
+        -------
+        Callable or None
+            On a GPU, what waits for the results and raises if one of them is not finite.
 
         Raises
         ------
@@ -80,7 +85,7 @@ class Delivery:
             if totals.device.type == "cuda":
                 fine = torch.isfinite(totals).all()
                 values = {name: torch.where(fine, v, 0.0) for name, v in values.items()}
-                self._leave_open(list(sums), totals)
+                self._open = OpenResults(list(sums), totals)
             else:
                 require_finite_sums(list(sums), totals.tolist())
         for name, value in values.items():
@@ -93,21 +98,37 @@ class Delivery:
                 view.add_(rows)
             else:
                 view.index_add_(0, subset, rows)
-
-    def _leave_open(self, names: list[str], totals: torch.Tensor) -> None:
-        host = torch.empty(len(names), dtype=torch.float64, pin_memory=True)
-        host.copy_(totals, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record(torch.cuda.current_stream(totals.device))
-        self._open = (names, host, arrived)
+        return None if self._open is None else self._open.settle
 
     def settle(self) -> None:
         """Raise :class:`NonFiniteResultError` if the last step had results that are not finite."""
-        if self._open is None:
-            return
-        (names, host, arrived), self._open = self._open, None
-        arrived.synchronize()  # done long since, unless somebody asks right after the step
-        require_finite_sums(names, host.tolist())
+        last, self._open = self._open, None
+        if last is not None:
+            last.settle()
+
+
+class OpenResults:
+    """Results of one step that nobody has looked at yet.
+
+    Parameters
+    ----------
+    names
+        Of the results.
+    totals
+        (n,) float64 on the device, finite if the results are.
+    """
+
+    def __init__(self, names: list[str], totals: torch.Tensor) -> None:
+        self._names = names
+        self._host = torch.empty(len(names), dtype=torch.float64, device="cpu", pin_memory=True)
+        self._host.copy_(totals, non_blocking=True)
+        self._arrived = torch.cuda.Event()
+        self._arrived.record(torch.cuda.current_stream(totals.device))
+
+    def settle(self) -> None:
+        """Wait for them, and raise :class:`NonFiniteResultError` if one is not finite."""
+        self._arrived.synchronize()  # done long since, unless somebody asks right after the step
+        require_finite_sums(self._names, self._host.tolist())
 
 
 def finite_sums(found: Evaluation) -> dict[str, torch.Tensor]:
