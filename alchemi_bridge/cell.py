@@ -128,7 +128,7 @@ class Cell:
 
     def tensor(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Cell vectors as a tensor, zero rows where not periodic."""
-        return upload(torch.tensor(self.vectors, dtype=dtype), device)
+        return upload(torch.tensor(self.vectors, dtype=dtype, device="cpu"), device)
 
 
 def upload(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -162,6 +162,8 @@ class Step:
 class ForceBuffers:
     """The engine's memory that results are **added** to; it stays the engine's.
 
+    On a GPU it has to be there until the event of :meth:`ForceProvider.compute` is done.
+
     Each is anything that :meth:`DeviceBuffer.of` reads and may write, float32 or float64, on the
     provider's device, with any strides.
 
@@ -268,7 +270,8 @@ class ForceProvider(Protocol):
     def set_atoms(self, atoms: Atoms) -> None:
         """Take the atoms of this rank; a pair list of earlier atoms becomes invalid.
 
-        Types, subset and selection are copied; the arrays may be reused when the call returns.
+        Types, subset and selection are copied; the arrays may be reused when the call returns. They
+        must be ready on the current stream.
         """
         ...
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -37,14 +38,15 @@ class Delivery:
             "virial": energy,
             "energies": energy,
         }
-        self._open: tuple[list[str], torch.Tensor, torch.cuda.Event] | None = None
+        self._open: OpenResults | None = None
 
     def add(
         self,
         found: Evaluation,
         views: Mapping[str, torch.Tensor],
         subset: torch.Tensor | None,
-    ) -> None:
+        agree: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Callable[[], None] | None:
         """Add what is wanted.
 
         Parameters
@@ -55,6 +57,14 @@ class Delivery:
             The engine's buffers by name, see :class:`~alchemi_bridge.contract.ForceBuffers`.
         subset
             (n_subset,) int64 rows of the engine that the results of atoms belong to.
+        agree
+            Makes a context for the checks that come before anything is added: with several ranks,
+            what one raises all raise.
+
+        Returns
+        -------
+        Callable or None
+            On a GPU, what waits for the results and raises if one of them is not finite.
 
         Raises
         ------
@@ -67,22 +77,8 @@ class Delivery:
             for name in views
             if (value := getattr(found, name)) is not None
         }
-        sums = finite_sums(found)
-        for name, value in values.items():
-            factor = self._factors[name]
-            may_overflow = value.dtype == torch.float64 or abs(factor) > 1.0
-            if views[name].dtype == torch.float32 and may_overflow:
-                # finite results may be beyond the range of a float32 buffer
-                narrow = (value.double() * factor).to(torch.float32)
-                sums[f"{name} of a buffer of float32"] = narrow.sum(dtype=torch.float64)
-        if sums:
-            totals = torch.stack(list(sums.values()))
-            if totals.device.type == "cuda":
-                fine = torch.isfinite(totals).all()
-                values = {name: torch.where(fine, v, 0.0) for name, v in values.items()}
-                self._leave_open(list(sums), totals)
-            else:
-                require_finite_sums(list(sums), totals.tolist())
+        with agree():
+            values = self._checked(finite_sums(found), values, views)
         for name, value in values.items():
             view, factor = views[name], self._factors[name]
             if name == "forces":
@@ -93,21 +89,61 @@ class Delivery:
                 view.add_(rows)
             else:
                 view.index_add_(0, subset, rows)
+        return None if self._open is None else self._open.settle
 
-    def _leave_open(self, names: list[str], totals: torch.Tensor) -> None:
-        host = torch.empty(len(names), dtype=torch.float64, pin_memory=True)
-        host.copy_(totals, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record(torch.cuda.current_stream(totals.device))
-        self._open = (names, host, arrived)
+    def _checked(
+        self,
+        sums: dict[str, torch.Tensor],
+        values: dict[str, torch.Tensor],
+        views: Mapping[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """The values if they are finite, also in the precision of the buffers."""
+        for name, value in values.items():
+            factor = self._factors[name]
+            may_overflow = value.dtype == torch.float64 or abs(factor) > 1.0
+            if views[name].dtype == torch.float32 and may_overflow:
+                # finite results may be beyond the range of a float32 buffer
+                narrow = (value.double() * factor).to(torch.float32)
+                sums[f"{name} of a buffer of float32"] = narrow.sum(dtype=torch.float64)
+        if not sums:
+            return values
+        totals = torch.stack(list(sums.values()))
+        if totals.device.type == "cuda":
+            fine = torch.isfinite(totals).all()
+            self._open = OpenResults(list(sums), totals)
+            return {name: torch.where(fine, v, 0.0) for name, v in values.items()}
+        require_finite_sums(list(sums), totals.tolist())
+        return values
 
     def settle(self) -> None:
         """Raise :class:`NonFiniteResultError` if the last step had results that are not finite."""
-        if self._open is None:
-            return
-        (names, host, arrived), self._open = self._open, None
-        arrived.synchronize()  # done long since, unless somebody asks right after the step
-        require_finite_sums(names, host.tolist())
+        last, self._open = self._open, None
+        if last is not None:
+            last.settle()
+
+
+class OpenResults:
+    """Results of one step that nobody has looked at yet.
+
+    Parameters
+    ----------
+    names
+        Of the results.
+    totals
+        (n,) float64 on the device, finite if the results are.
+    """
+
+    def __init__(self, names: list[str], totals: torch.Tensor) -> None:
+        self._names = names
+        self._host = torch.empty(len(names), dtype=torch.float64, device="cpu", pin_memory=True)
+        self._host.copy_(totals, non_blocking=True)
+        self._arrived = torch.cuda.Event()
+        self._arrived.record(torch.cuda.current_stream(totals.device))
+
+    def settle(self) -> None:
+        """Wait for them, and raise :class:`NonFiniteResultError` if one is not finite."""
+        self._arrived.synchronize()  # done long since, unless somebody asks right after the step
+        require_finite_sums(self._names, self._host.tolist())
 
 
 def finite_sums(found: Evaluation) -> dict[str, torch.Tensor]:

@@ -182,11 +182,14 @@ class Geometry:
         allowed = reference.allowance(cell, reach, cutoff)
         smallest = max(allowed, 0.0) if cell.same_as(reference.cell) else allowed
         limit = smallest + reference.rounding(reference.positions.dtype)
+        drift = reference.drift
         geometry, displacement = self._cut(positions, cell, reference, limit)
         if geometry is None:
             # once more: the drift of the step before may not be that of this one
             geometry, displacement = self._cut(positions, cell, reference, limit)
         if geometry is None:
+            # one atom gone astray must not make all others seem wrapped in the next steps
+            reference.drift = drift
             unit = self.loaded.length_unit
             raise StalePairsError(
                 "pair list",
@@ -362,7 +365,7 @@ class Geometry:
             cell=cell,
             offsets=shift_vectors(candidates.table, cell.tensor(dtype, device)),
             rows=cell.tensor(self.loaded.dtype, device),
-            pbc=upload(torch.tensor(cell.pbc), device),
+            pbc=upload(torch.tensor(cell.pbc, device="cpu"), device),
         )
         return self._box
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from numbers import Real
 from typing import Any, Literal
@@ -35,7 +35,7 @@ from alchemi_bridge.errors import (
     PairListError,
     ProtocolError,
 )
-from alchemi_bridge.geometry import Geometry, system_input
+from alchemi_bridge.geometry import Geometry, StepGeometry, system_input
 from alchemi_bridge.model import (
     Evaluation,
     LoadedModel,
@@ -162,6 +162,8 @@ class MetatomicForceProvider:
         self._geometry: Geometry | None = None
         self._results: Evaluation | None = None
         self._rows = 0
+        self._stream: torch.cuda.Stream | None = None
+        self._on_many_streams = False
 
     @property
     def requirements(self) -> Requirements:
@@ -240,6 +242,7 @@ class MetatomicForceProvider:
             If the model does not know a type.
         """
         require_kind("atoms", atoms, Atoms, "pass Atoms(types)")
+        self._keep_order(replacing=True)
         self._atoms = PreparedAtoms(atoms, self.loaded)
         self._geometry = self._results = None
 
@@ -263,8 +266,7 @@ class MetatomicForceProvider:
                 got=type(pairs).__name__,
                 fix="wrap the list, or pass Search(skin) to let the provider search",
             )
-        if self.loaded.device.type == "cuda":
-            require_current(self.loaded.device)
+        self._keep_order(replacing=True)
         if ready is not None:
             require_kind("ready", ready, Event, "pass an Event, or None")
             ready.wait(self.loaded.device)
@@ -298,8 +300,7 @@ class MetatomicForceProvider:
         if self._geometry is None:
             raise out_of_order("compute", "set_pairs")
         positions, views = buffers_of(step, out, atoms.n_atoms, device)
-        if device.type == "cuda":
-            require_current(device)  # before anything is launched
+        self._keep_order()  # before anything is launched
         if step.ready is not None:
             require_kind("ready", step.ready, Event, "pass an Event, or None")
             step.ready.wait(device)
@@ -309,31 +310,35 @@ class MetatomicForceProvider:
         self._tuner.start()
         guard = CoordinateGuard(positions, atoms.subset) if self._debug else nullcontext()
         with guard:
+            system = self._prepare(step, self._geometry, positions)
             try:
-                evaluation = self._evaluate(atoms, step, self._geometry, positions)
+                evaluation = self._evaluate(atoms, step, system)
             except EvaluationError as error:
                 if not self._tuner.mode.uncut:
                     raise
                 # some models write into what they are given, which must be new every time then
                 LOGGER.info("the model fails with whole lists, which are given up: %s", error)
                 self._tuner.give_up_whole_lists()
-                evaluation = self._evaluate(atoms, step, self._geometry, positions)
-        self._finish(evaluation, views, atoms)
+                system = self._prepare(step, self._geometry, positions)
+                evaluation = self._evaluate(atoms, step, system)
+        check = self._finish(evaluation, views, atoms)
         self._tuner.stop(counts=self._geometry.searches == searches)
         # on a GPU nobody has looked at the results yet: who waits for the event does
-        return Event.record(device, check=self._delivery.settle)
+        return Event.record(device, check=check)
 
-    def _evaluate(
-        self, atoms: PreparedAtoms, step: Step, geometry: Geometry, positions: torch.Tensor
-    ) -> Evaluation:
-        """Neighbours of this step, and the model on them."""
-        mode = self._tuner.mode
-        geometry.uncut = mode.uncut
+    def _prepare(self, step: Step, geometry: Geometry, positions: torch.Tensor) -> StepGeometry:
+        """Neighbours of this step."""
+        geometry.uncut = self._tuner.mode.uncut
         system = geometry.step(positions, step.cell)
         self._rows = sum(len(pairs.samples) for pairs in system.pairs)
         self._delivery.settle()  # the device was read just now: the last step is done
         if self._debug:
             geometry.require_right_pairs(system)
+        return system
+
+    def _evaluate(self, atoms: PreparedAtoms, step: Step, system: StepGeometry) -> Evaluation:
+        """The model on them."""
+        mode = self._tuner.mode
         inputs = build_inputs(
             self.loaded.requested_inputs,
             {**atoms.inputs, **step.inputs},
@@ -363,10 +368,10 @@ class MetatomicForceProvider:
 
     def _finish(
         self, evaluation: Evaluation, views: Mapping[str, torch.Tensor], atoms: PreparedAtoms
-    ) -> None:
-        """Add the results to the engine's buffers, and keep them."""
+    ) -> Callable[[], None] | None:
+        """Add the results to the engine's buffers, and keep them; what looks at them later."""
         with stage("accumulate"):
-            self._delivery.add(evaluation, views, atoms.subset)
+            check = self._delivery.add(evaluation, views, atoms.subset)
         self._results = evaluation
         if evaluation.uncertainty is not None and self._threshold is not None:
             factor = conversion_factor(self.loaded.energy_unit, "eV")
@@ -376,6 +381,25 @@ class MetatomicForceProvider:
                 atoms.subset,
                 stacklevel=5,  # past compute and its decorator
             )
+        return check
+
+    def _keep_order(self, replacing: bool = False) -> None:
+        """On a GPU: the right device, and after what was queued on another stream before.
+
+        What lives from call to call belongs to the stream that it was made on. If calls come on
+        several, what is ``replacing`` it waits until nobody uses the old any more.
+        """
+        device = self.loaded.device
+        if device.type != "cuda":
+            return
+        require_current(device)
+        stream = torch.cuda.current_stream(device)
+        if self._stream is not None and stream != self._stream:
+            stream.wait_stream(self._stream)
+            self._on_many_streams = True
+        if replacing and self._on_many_streams:
+            stream.synchronize()
+        self._stream = stream
 
     def _require_atoms(self, call: str) -> PreparedAtoms:
         if self._atoms is None:

@@ -7,11 +7,11 @@ ranks that own them; the provider finds halos and pairs, and exchanges coordinat
 import ase.build
 import numpy as np
 from ase import units
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.velocitydistribution import thermalize_momenta
 from mpi4py import MPI
 
 from alchemi_bridge import Atoms, Cell, DomainForceProvider, ForceBuffers, Search, Step, potentials
-from alchemi_bridge.domain import choose_grid, decompose, migrate, over, wrap
+from alchemi_bridge.domain import decompose, migrate, over, wrap
 
 DIVIDE_EVERY = 20
 
@@ -38,8 +38,8 @@ class ParallelEngine:
         """Domains with equal numbers of atoms; every atom goes to its owner."""
         coordinates, _ = wrap(self.atoms["position"], self.cell)
         halo = self.provider.requirements.halo_range
-        grid = choose_grid(self.comm.size, self.cell.heights, halo)
-        domains = decompose(coordinates, grid, self.cell.pbc, over(self.comm))
+        box, ranks = {"heights": self.cell.heights, "halo": halo}, self.comm.size
+        domains = decompose(coordinates, ranks, self.cell.pbc, **box, total=over(self.comm))
         self.atoms = migrate(self.comm, domains.owner(coordinates), self.atoms)
         self.provider.set_atoms(Atoms(self.atoms["type"]))
         self.provider.set_pairs(Search(self.skin), self.cell)
@@ -52,25 +52,24 @@ class ParallelEngine:
     def run(self, n_steps, timestep):
         for number in range(1, n_steps + 1):
             self.kick(timestep / 2)
-            self.atoms["position"] = self.atoms["position"] + self.atoms["velocity"] * timestep
+            self.atoms["position"] += self.atoms["velocity"] * timestep
             if number % DIVIDE_EVERY == 0:
                 self.divide()
             self.compute()
             self.kick(timestep / 2)
 
     def kick(self, time):
-        acceleration = self.forces / self.atoms["mass"][:, None]
-        self.atoms["velocity"] = self.atoms["velocity"] + acceleration * time
+        self.atoms["velocity"] += self.forces / self.atoms["mass"][:, None] * time
 
     def total_energy(self):
         kinetic = 0.5 * np.sum(self.atoms["mass"][:, None] * self.atoms["velocity"] ** 2)
         return self.energy[0] + self.comm.allreduce(kinetic)
 
 
-def main(comm=MPI.COMM_WORLD):
-    model = potentials.stillinger_weber()  # or the path of a model file
+if __name__ == "__main__":
+    comm, model = MPI.COMM_WORLD, potentials.stillinger_weber()  # or the path of a model file
     atoms = ase.build.bulk("Si", "diamond", a=5.431, cubic=True) * (4, 4, 4)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=600, rng=np.random.default_rng(1))
+    thermalize_momenta(atoms, temperature_K=600, rng=np.random.default_rng(1))
     engine = ParallelEngine(model, atoms, comm)
     for block in range(6):
         counts = comm.gather(len(engine.atoms["number"]))
@@ -78,7 +77,3 @@ def main(comm=MPI.COMM_WORLD):
         if comm.rank == 0:
             print(f"step {20 * block:3d}  energy {energy:.6f} eV  atoms of each rank {counts}")
         engine.run(20, 1.0 * units.fs)
-
-
-if __name__ == "__main__":
-    main()

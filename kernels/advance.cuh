@@ -11,7 +11,7 @@
 #define AB_MOST_CELLS 1024.0
 
 // Numbers per chunk: largest squared displacement, whether a coordinate is not finite, and the
-// largest displacement along +x, +y, +z, -x, -y, -z.
+// largest displacement along +x, +y, +z, -x, -y, -z of the atoms that are not lost.
 #define AB_FACTS 8
 
 // frame: 9 numbers of F with cell = cell_at_search @ F, 9 of the inverse of the cell (columns of
@@ -62,10 +62,11 @@ AB_BODY void advance_chunk(long long k, const X* x, long long row_stride, long l
             const double square = u[0] * u[0] + u[1] * u[1] + u[2] * u[2];
             if (square > facts[0]) facts[0] = square;
             const double c[3] = {cx, cy, cz};
+            // a lost atom says nothing of where the others drift
             for (int m = 0; m < 3; ++m) {
                 const double moved = u[m] + c[m];
-                if (moved > facts[2 + m]) facts[2 + m] = moved;
-                if (-moved > facts[5 + m]) facts[5 + m] = -moved;
+                if (!lost && moved > facts[2 + m]) facts[2 + m] = moved;
+                if (!lost && -moved > facts[5 + m]) facts[5 + m] = -moved;
             }
         }
         for (int m = 0; m < 3; ++m) {

@@ -15,7 +15,7 @@ import ase
 import numpy as np
 import torch
 from ase import units
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.velocitydistribution import thermalize_momenta
 from domain_systems import crystal, mixed, sheared
 from mpi4py import MPI
 
@@ -142,7 +142,7 @@ def gathered(comm: Any, engine: ParallelEngine, name: str) -> np.ndarray:
 def case(name: str, model: Any, atoms: ase.Atoms, steps: int) -> dict[str, Any]:
     """One simulation on all ranks against one on a single rank."""
     comm, sent = MPI.COMM_WORLD, SENT
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(1))
+    thermalize_momenta(atoms, temperature_K=300, rng=np.random.default_rng(1))
     engine = ParallelEngine(model, atoms, Watched(comm, sent), SKIN)
     evaluator = engine.provider._evaluator
     # bytes of one step that does not search

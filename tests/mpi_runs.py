@@ -88,3 +88,9 @@ def run_command(
             out, _ = process.communicate()
             raise AssertionError(f"{n_ranks} ranks hang after {timeout:g} s:\n{out}") from None
     return subprocess.CompletedProcess(command, process.returncode, out, "")
+
+
+def require_success(run: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """Fail with what the run printed if it did not end with status 0."""
+    assert run.returncode == 0, f"ended with status {run.returncode}:\n{run.stdout}"
+    return run

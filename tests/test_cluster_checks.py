@@ -86,6 +86,18 @@ def part_of_a_super_cluster(file: Golden) -> Changes:
     return {name: file.arrays[name][:-8] for name in ("atom_index", "x")}
 
 
+def more_slots(file: Golden, number: int) -> Changes:
+    """Fillers at the end, or slots cut off: not whole clusters."""
+    index, x = file.arrays["atom_index"], file.arrays["x"]
+    if number < 0:
+        return {"atom_index": index[:number], "x": x[:number]}
+    fillers = np.full(number, -1, dtype=index.dtype)
+    return {
+        "atom_index": np.append(index, fillers),
+        "x": np.vstack([x, np.full((number, x.shape[1]), -1e6, dtype=x.dtype)]),
+    }
+
+
 def no_slots(file: Golden) -> Changes:
     return {name: file.arrays[name][:0] for name in ("atom_index", "x")}
 
@@ -181,6 +193,8 @@ LISTS: dict[str, tuple[type[BridgeError], Callable[[Golden], Changes]]] = {
     "slots cut short": (PairListError, cut_slots),
     "slots end within a super-cluster": (PairListError, part_of_a_super_cluster),
     "no slots": (PairListError, no_slots),
+    "one slot too many": (PairListError, lambda f: more_slots(f, 1)),
+    "one slot too few": (PairListError, lambda f: more_slots(f, -1)),
     "j cluster too large": (PairListError, wrong_in_used_place(32)),
     "j cluster that overflows": (PairListError, wrong_in_used_place(2**28)),
     "j cluster negative": (PairListError, wrong_in_used_place(-1)),

@@ -397,4 +397,4 @@ def test_a_compiler_that_can_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     broken.chmod(0o755)
     monkeypatch.setenv(host.COMPILER_VARIABLE, str(broken))
     with pytest.raises(UnavailableError, match="can not be run"):
-        host.host_launcher()
+        host.host_launcher.__wrapped__()

@@ -23,7 +23,7 @@ from alchemi_bridge.bench.schnet import schnet_like
 from alchemi_bridge.bench.workloads import WORKLOADS, moving
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import Atoms, ForceBuffers, Step
-from alchemi_bridge.domain import DomainForceProvider, choose_grid, decompose, wrap
+from alchemi_bridge.domain import DomainForceProvider, decompose, wrap
 from alchemi_bridge.domain.abort import install
 from alchemi_bridge.domain.world import mpi, single, world
 from alchemi_bridge.pairs import Search
@@ -91,8 +91,10 @@ class RankTimes:
         self.provider = DomainForceProvider(model, self.comm)
         coordinates, _ = wrap(atoms.positions, self.cell)
         halo = self.provider.requirements.halo_range
-        grid = choose_grid(self.comm.Get_size(), self.cell.heights, halo)
-        owners = decompose(coordinates, grid, self.cell.pbc).owner(coordinates)
+        domains = decompose(
+            coordinates, self.comm.Get_size(), self.cell.pbc, heights=self.cell.heights, halo=halo
+        )
+        owners = domains.owner(coordinates)
         self.mine = np.flatnonzero(owners == self.comm.Get_rank())
         self.provider.set_atoms(Atoms(atoms.numbers[self.mine].astype(np.int64)))
         self.provider.set_pairs(Search(SKIN), self.cell)

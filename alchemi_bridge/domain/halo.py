@@ -82,11 +82,11 @@ def find_halo(
     sources = _announce(comm, sorted(offers))
     arrived = _swap(comm, _TAG_OFFER, {r: positions[rows] for r, rows in offers.items()}, sources)
     with collective(comm):
-        found = {rank: _distances(arrived[rank], centers, cell, width) for rank in sources}
+        found = {rank: _distances(arrived[rank], centers, box, cell, width) for rank in sources}
         kept = {rank: distances <= width for rank, distances in found.items()}
         home = np.zeros(len(positions))
         others = np.setdiff1d(np.arange(len(positions)), counting)
-        home[others] = _distances(positions[others], centers, cell, width)
+        home[others] = _distances(positions[others], centers, box, cell, width)
     replies = _swap(comm, _TAG_REPLY, {r: mask.astype(np.uint8) for r, mask in kept.items()},
                     sorted(offers))  # fmt: skip
     sent = {rank: rows[replies[rank].astype(bool)] for rank, rows in offers.items()}
@@ -103,11 +103,22 @@ def find_halo(
 
 
 def _box(positions: np.ndarray, cell: Cell) -> np.ndarray:
-    """(2, 3) smallest and largest fractional coordinates, wrapped; NaN without atoms."""
+    """(2, 3) smallest and largest fractional coordinates; NaN without atoms.
+
+    A periodic direction is a circle: the box leaves out its widest gap, and may reach beyond 1.
+    """
     if len(positions) == 0:
         return np.full((2, 3), np.nan)
-    fractional = _wrapped(positions, cell)
-    return np.array([fractional.min(axis=0), fractional.max(axis=0)])
+    fractional = np.sort(_wrapped(positions, cell), axis=0)
+    box = np.array([fractional[0], fractional[-1]])
+    gaps = np.diff(fractional, axis=0, append=fractional[:1] + 1.0)
+    for k in np.flatnonzero(cell.pbc):
+        widest = int(np.argmax(gaps[:, k]))
+        box[1, k] = fractional[widest, k]
+        if widest + 1 < len(fractional):
+            box[0, k] = fractional[widest + 1, k]
+            box[1, k] += 1.0
+    return box
 
 
 def _wrapped(positions: np.ndarray, cell: Cell) -> np.ndarray:
@@ -133,26 +144,28 @@ def _heights(cell: Cell) -> np.ndarray:
     return np.where(cell.pbc, cell.heights, 1.0)
 
 
-def _distances(positions: np.ndarray, centers: np.ndarray, cell: Cell, width: float) -> np.ndarray:
+def _distances(
+    positions: np.ndarray, centers: np.ndarray, box: np.ndarray, cell: Cell, width: float
+) -> np.ndarray:
     """(n,) distance of each position, with all its images, from the nearest center.
 
-    Infinite where none is within ``width``.
+    Infinite where none is within ``width``. The box is that of the centers.
     """
     from scipy.spatial import cKDTree
 
     found = np.full(len(positions), np.inf)
     if len(positions) == 0 or len(centers) == 0:
         return found
-    # all in one cell, so that few images need to be looked at
-    centers = _wrapped(centers, cell) @ cell.completed
-    fractional = _wrapped(positions, cell)
-    low, high = (f(centers @ cell.inverse, axis=0) for f in (np.min, np.max))
-    heights, tree = _heights(cell), cKDTree(centers)
-    counts = [
-        int(np.ceil(width / height)) if periodic else 0
+    (low, high), heights = box, _heights(cell)
+    inside = _wrapped(centers, cell)
+    inside += np.where(cell.pbc & (inside < low - ROUNDING), 1.0, 0.0)  # into the box
+    tree, fractional = cKDTree(inside @ cell.completed), _wrapped(positions, cell)
+    # the box begins in the cell, and ends in it or in the next
+    images = [
+        range(-int(np.ceil(width / height)), int(np.ceil(width / height)) + 2) if periodic else (0,)
         for periodic, height in zip(cell.pbc, heights, strict=True)
     ]
-    for image in itertools.product(*(range(-n, n + 1) for n in counts)):
+    for image in itertools.product(*images):
         moved = fractional + np.array(image)
         gap = np.maximum(np.maximum(low - moved, moved - high), 0.0) * heights
         near = np.flatnonzero((gap <= np.minimum(found, width)[:, None]).all(axis=1))

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -310,10 +311,10 @@ class DomainForceProvider:
 
         found, _ = self._evaluator.evaluate(prepare, wanted_of(step))
         assert self._prepared is not None
-        self._delivery.add(found, views, self._prepared.subset)
+        check = self._delivery.add(found, views, self._prepared.subset, self._together)
         self._results = found
         self._warn(found, self._prepared.subset)
-        return Event.record(self.loaded.device, check=self._delivery.settle)
+        return Event.record(self.loaded.device, check=check)
 
     # --- shared with the provider of replicated atoms -------------------------------------------
 
@@ -347,6 +348,10 @@ class DomainForceProvider:
                 values = values[prepared.subset]
             found[name] = Quantity(values, quantity.unit)
         return found
+
+    def _together(self) -> AbstractContextManager[None]:
+        """Context of what ends for all ranks in the same way."""
+        return collective(self.comm)
 
     def _warn(self, found: Evaluation, names: torch.Tensor | None) -> None:
         if found.uncertainty is not None and self._threshold is not None:

@@ -12,7 +12,7 @@ from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import ForceBuffers, Quantity, Step
 from alchemi_bridge.device import Event
 from alchemi_bridge.domain.abort import waiting
-from alchemi_bridge.domain.decompose import choose_grid, decompose, wrap
+from alchemi_bridge.domain.decompose import decompose, wrap
 from alchemi_bridge.domain.evaluator import HomeAtoms, HomeStep
 from alchemi_bridge.domain.provider import DomainForceProvider, wanted_of
 from alchemi_bridge.model import Evaluation
@@ -92,11 +92,11 @@ class ReplicatedForceProvider(DomainForceProvider):
         assert self._division is not None
         whole = self._gathered(found, self._division)
         assert self._prepared is not None
-        self._delivery.add(whole, views, self._prepared.subset)
+        check = self._delivery.add(whole, views, self._prepared.subset, self._together)
         self._results = whole
         if self.rank == 0:
             self._warn(whole, self._prepared.subset)
-        return Event.record(self.loaded.device, check=self._delivery.settle)
+        return Event.record(self.loaded.device, check=check)
 
     def _mine(self, given: _Given, division: _Division) -> HomeStep:
         """The step of this rank's atoms."""
@@ -135,11 +135,10 @@ class ReplicatedForceProvider(DomainForceProvider):
         if self.n_ranks == 1 or not np.isfinite(positions).all():
             return np.zeros(len(positions), dtype=np.int64)  # the check of coordinates comes later
         fractional, _ = wrap(positions, cell)
-        extents = cell.heights.copy()
-        for k in np.flatnonzero(~np.array(cell.pbc)):
-            extents[k] = np.ptp(fractional[:, k]) if len(fractional) else 0.0
-        grid = choose_grid(self.n_ranks, extents, self._evaluator.range)
-        return decompose(fractional, grid, cell.pbc).owner(fractional)
+        domains = decompose(
+            fractional, self.n_ranks, cell.pbc, heights=cell.heights, halo=self._evaluator.range
+        )
+        return domains.owner(fractional)
 
     def _gathered(self, found: Evaluation, division: _Division) -> Evaluation:
         """Results of all atoms, on every rank."""

@@ -37,9 +37,13 @@ class Recorder(Protocol):
 
 def record_cuda_graph(run: Callable[[], Evaluation]) -> tuple[Callable[[], None], Evaluation]:
     """Record on the current device; nothing is run meanwhile."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = run()
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        # of this thread only: what others do meanwhile is their business
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            found = run()
+    finally:
+        torch.cuda.set_stream(before)  # torch forgets to, if the recording was broken
     return graph.replay, found
 
 

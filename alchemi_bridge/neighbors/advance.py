@@ -100,7 +100,8 @@ class Moved:
         The same in the model's precision.
     facts
         (8,) float64 on the device: largest squared displacement beyond deformation and drift,
-        whether a coordinate is not finite, and the largest displacements along x, y, z, -x, -y, -z.
+        whether a coordinate is not finite, and the largest displacements along x, y, z, -x, -y, -z
+        of the atoms that are not more than ``MOST_CELLS`` cells away.
     """
 
     positions: torch.Tensor
@@ -216,7 +217,7 @@ def _advance_torch(
         squares = moved[:, 0] ** 2 + moved[:, 1] ** 2 + moved[:, 2] ** 2
         facts[0] = torch.where(torch.isnan(squares), 0.0, squares).amax()
         away = moved + drift
-        unknown = torch.isnan(away)
+        unknown = torch.isnan(away) | ~kept[:, None]
         facts[2:5] = torch.where(unknown, NOWHERE, away).amax(dim=0)
         facts[5:] = torch.where(unknown, NOWHERE, -away).amax(dim=0)
     if len(positions):

@@ -139,6 +139,13 @@ def read(pairs: ClusterPairs, layout: ClusterLayout, device: torch.device) -> Cl
         excl = words(pairs.excl, "excl", None, layout.exclusion_words)
     atom_index = words(pairs.atom_index, "atom_index", None)
     x = _coordinates(pairs.x, len(atom_index), device)
+    if len(atom_index) % layout.cluster_size:
+        raise PairListError(
+            "cluster pair list",
+            expected=f"slots of whole clusters of {layout.cluster_size}",
+            got=f"{len(atom_index)} slots",
+            fix="hand over atom_index and x as long as the grid, fillers included",
+        )
     if len(atom_index) > MAX_SLOTS:
         raise PairListError(
             "cluster pair list",

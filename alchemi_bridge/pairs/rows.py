@@ -242,7 +242,8 @@ def assemble(
     starts = starts.to(torch.int32)
     second = torch.empty(total, dtype=torch.int32, device=device)
     code = torch.empty(total, dtype=torch.int32, device=device)
-    fill(starts[:-1].clone(), second, code)
+    if total:  # else nobody would wait for what reads the engine's arrays
+        fill(starts[:-1].clone(), second, code)
     if mirrored:
         second, code = transpose_rows(starts, second, code, len(table))
     repeated = sort_rows(starts, second, code)
