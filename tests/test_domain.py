@@ -19,8 +19,9 @@ TRAJECTORY = 1e-6
 #: Three float64, for the coordinates and for the forces.
 BYTES_OF_AN_ATOM = 24
 
-#: Flags before a step (4 numbers), and flags, energy and virial after it (12).
-BYTES_OF_SUMS = 8 * (4 + 12)
+#: Flags before a step (4 numbers), flags, energy and virial after it (12), and whether the buffers
+#: can hold the results (1).
+BYTES_OF_SUMS = 8 * (4 + 12 + 1)
 
 
 @needs_mpi

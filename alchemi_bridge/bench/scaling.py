@@ -94,8 +94,8 @@ def predict(row: RanksRow, n_ranks: int, n_atoms: int | None = None) -> Predicti
     rows = around(sides, lengths, reach) / own
     exchange = 0.0
     if n_ranks > 1:
-        # two exchanges with up to 26 neighbours, two reductions
-        messages = 2 * min(26, n_ranks - 1) + 2 * math.ceil(math.log2(n_ranks))
+        # two exchanges with up to 26 neighbours, three reductions
+        messages = 2 * min(26, n_ranks - 1) + 3 * math.ceil(math.log2(n_ranks))
         exchange = messages * LATENCY
         exchange += halo * atoms / n_ranks * BYTES_OF_AN_ATOM / BANDWIDTH
     whole = row.ms_per_step * 1e-3 * atoms / row.atoms

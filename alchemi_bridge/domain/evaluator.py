@@ -2,8 +2,9 @@
 
 Every rank evaluates the energies of its own atoms, with a full halo of the model's interaction
 range around them. Gradients with respect to halo atoms go to their owners. A step has four
-exchanges: flags, coordinates, forces, sums; what goes wrong on one rank is known to all after the
-first or the last of them, and raised by all.
+exchanges: flags, coordinates, forces, sums (and a fifth, of one flag, when the results have been
+compared with the engine's buffers); what goes wrong on one rank is known to all after the next
+exchange of flags or sums, and raised by all.
 """
 
 from __future__ import annotations
