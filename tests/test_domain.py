@@ -76,3 +76,12 @@ def test_energy_is_conserved_as_on_one_rank() -> None:
     row = json.loads(done.stdout.splitlines()[-1])[0]
     assert row["energy"] < LIMITS["energy"]
     assert row["drift"] < 1e-3
+
+
+@needs_mpi
+@pytest.mark.parametrize("n_ranks", [3, 8])
+def test_unusual_systems_wishes_and_mistakes(n_ranks: int) -> None:
+    done = run_ranks(n_ranks, HERE / "domain_edges.py", timeout=300.0)
+    assert done.returncode == 0, done.stdout
+    checks = [line for line in done.stdout.splitlines() if line.startswith("done: ")]
+    assert len(checks) == 20

@@ -37,6 +37,9 @@ from alchemi_bridge.stages import stage
 
 LOGGER = logging.getLogger(__name__)
 
+#: Numbers that are summed at the end of a step: two flags, energy, virial.
+_SUMS = 12
+
 #: Attempts of a step: the list may be too old, a new one is not.
 ATTEMPTS = 2
 
@@ -338,6 +341,7 @@ class DomainEvaluator:
         sums = np.concatenate([
             [failed_flag(error), float(stale)],
             torch.cat([buffers["energy"], buffers["virial"].reshape(9)]).cpu().numpy(),
+            self._net_force(step.atoms, buffers["forces"][:n_home], wanted),
         ])  # fmt: skip
         self._reduce(sums, "SUM")
         if sums[0]:
@@ -345,16 +349,31 @@ class DomainEvaluator:
         if sums[1]:
             return None
         device = self.loaded.device
+        if len(sums) > _SUMS and sums[-1] == 0.0:
+            # as the serial provider does, if all atoms count
+            mean = torch.tensor(sums[_SUMS : _SUMS + 3] / max(sums[-2], 1.0), device=device)
+            buffers["forces"][:n_home] -= mean.to(self.loaded.dtype)
         return Evaluation(
             energy=torch.tensor(sums[2:3], device=device) if wanted.energy else None,
             forces=buffers["forces"][:n_home] if wanted.forces else None,
-            virial=torch.tensor(sums[3:].reshape(1, 3, 3), device=device)
+            virial=torch.tensor(sums[3:_SUMS].reshape(1, 3, 3), device=device)
             if wanted.virial
             else None,
             energies=buffers["energies"][:n_home] if wanted.energies else None,
             uncertainty=self._home_uncertainty(kept, n_home, wanted),
             extra={},
         )
+
+    def _net_force(self, atoms: HomeAtoms, forces: torch.Tensor, wanted: Wanted) -> np.ndarray:
+        """Of forces that are no gradients: their sum, and how many atoms there are and do not count.
+
+        Nothing if there are none.
+        """
+        if self.n_ranks == 1 or self.inner.plan.force is None or not wanted.forces:
+            return np.empty(0)
+        n_home = len(atoms.types)
+        total = forces.sum(dim=0, dtype=torch.float64).cpu().numpy()
+        return np.concatenate([total, [n_home, n_home - len(atoms.counting)]])
 
     def _compute(
         self,
