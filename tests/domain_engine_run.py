@@ -168,7 +168,8 @@ def case(name: str, model: Any, atoms: ase.Atoms, steps: int) -> dict[str, Any]:
         rank, local = labels[row]
         local_distance[row] = others[int(number_of[rank][local])]
     for first, request in zip(firsts, evaluator.loaded.requests, strict=True):
-        limit = evaluator.range - float(request.cutoff) + SKIN
+        beyond = evaluator.range - float(request.cutoff)
+        limit = beyond + SKIN if beyond > 1e-6 else 0.0
         if len(first) and request.full_list:
             farthest = max(farthest, float(local_distance[first].max()) - limit)
     before = gathered(comm, engine, "number")

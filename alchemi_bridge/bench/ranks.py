@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import ase
 import numpy as np
 import torch
 from metatomic.torch import AtomisticModel
@@ -22,11 +23,12 @@ from metatomic.torch import AtomisticModel
 from alchemi_bridge.bench.schnet import schnet_like
 from alchemi_bridge.bench.workloads import WORKLOADS, moving
 from alchemi_bridge.cell import Cell
-from alchemi_bridge.contract import Atoms, ForceBuffers, Step
+from alchemi_bridge.contract import Atoms, ForceBuffers, ForceProvider, Step
 from alchemi_bridge.domain import DomainForceProvider, decompose, wrap
 from alchemi_bridge.domain.abort import install
 from alchemi_bridge.domain.world import mpi, single, world
 from alchemi_bridge.pairs import Search
+from alchemi_bridge.provider import MetatomicForceProvider
 from alchemi_bridge.stages import collect
 
 #: Å.
@@ -34,6 +36,9 @@ SKIN = 1.0
 
 #: Steps before anything counts: the ways of running the model are tried in them.
 MOST_WARM_UP = 60
+
+#: Makes of water a gas without pairs; and so many atoms are hardly any.
+FAR_APART, FEW = 10.0, 3
 
 #: What is timed: water, which the net knows nothing of, with one and three layers.
 LAYERS = {"schnet-like, 1 layer": 1, "schnet-like, 3 layers": 3}
@@ -48,6 +53,12 @@ class RanksRow:
     ----------
     ms_per_step
         Median over steps of the slowest rank's wall time.
+    crowded_serial_ms
+        Median over steps of the same on one rank while all ranks do it, each for itself: what the
+        memory that cores share costs, without any exchange.
+    fixed_ms, atoms_ms
+        Measured on one rank only: of a step with hardly any atoms; and what all atoms add to it if
+        they are so far apart that there are no pairs.
     exchange_ms, exchange_share
         Of a step in which all ranks come to each exchange together, so that it is not their
         waiting for each other that is timed; and its share of the step.
@@ -63,6 +74,9 @@ class RanksRow:
     ranks: int
     atoms: int
     ms_per_step: float
+    crowded_serial_ms: float
+    fixed_ms: float | None
+    atoms_ms: float | None
     exchange_ms: float
     exchange_share: float
     halo: int
@@ -86,9 +100,9 @@ class RankTimes:
         water = next(w for w in WORKLOADS if w.name == "schnet-like")
         atoms = water.structure(n_atoms)
         self.atoms, self.cell = atoms, Cell.of(atoms.cell.array, atoms.pbc)
-        model: AtomisticModel = schnet_like(n_layers=layers, cutoff=CUTOFF[layers])
+        self.model: AtomisticModel = schnet_like(n_layers=layers, cutoff=CUTOFF[layers])
         self.comm = world(mpi().COMM_WORLD) or single()
-        self.provider = DomainForceProvider(model, self.comm)
+        self.provider = DomainForceProvider(self.model, self.comm)
         coordinates, _ = wrap(atoms.positions, self.cell)
         halo = self.provider.requirements.halo_range
         domains = decompose(
@@ -101,17 +115,37 @@ class RankTimes:
 
     def step(self, positions: np.ndarray) -> float:
         """Seconds until the slowest rank was done."""
-        forces, energy = np.zeros((len(self.mine), 3)), np.zeros(1)
-        request = Step(positions[self.mine], virial=True)
-        out = ForceBuffers(forces, energy, np.zeros((3, 3)))
+        return self._timed(self.provider, positions[self.mine])
+
+    def _timed(self, provider: ForceProvider, positions: np.ndarray) -> float:
+        out = ForceBuffers(np.zeros_like(positions), np.zeros(1), np.zeros((3, 3)))
         self.comm.Barrier()
         start = time.perf_counter()
-        self.provider.compute(request, out).synchronize()
+        provider.compute(Step(positions, virial=True), out).synchronize()
         self.comm.Barrier()
         return time.perf_counter() - start
 
     def _everybody(self, value: bool) -> bool:
         return bool(min(self.comm.allgather(value)))
+
+    def alone(self, atoms: ase.Atoms, n_steps: int) -> float:
+        """Milliseconds of a step on one rank, while all ranks do the same."""
+        provider = MetatomicForceProvider(self.model)
+        provider.set_atoms(Atoms(atoms.numbers.astype(np.int64)))
+        provider.set_pairs(Search(SKIN), Cell.of(atoms.cell.array, atoms.pbc))
+        motion = moving(atoms)
+        for count, positions in enumerate(islice(motion, MOST_WARM_UP)):
+            self._timed(provider, positions)
+            if count >= 3 and self._everybody(provider.tuned):
+                break
+        return 1e3 * statistics.median(self._timed(provider, p) for p in islice(motion, n_steps))
+
+    def parts(self, n_steps: int) -> tuple[float, float]:
+        """Milliseconds of a step without atoms, nearly, and what atoms without pairs add."""
+        apart = self.atoms.copy()
+        apart.set_cell(self.atoms.cell.array * FAR_APART, scale_atoms=True)
+        fixed = self.alone(apart[:FEW], n_steps)
+        return fixed, max(self.alone(apart, n_steps) - fixed, 0.0)
 
     def measure(self, n_steps: int) -> RanksRow:
         """Medians of some steps."""
@@ -130,11 +164,15 @@ class RankTimes:
         totals = np.sum(self.comm.allgather([facts.halo, facts.rows, facts.bytes_sent]), axis=0)
         shared = statistics.median(exchange)
         requirements = self.provider.requirements
+        fixed, of_atoms = self.parts(n_steps) if self.comm.Get_size() == 1 else (None, None)
         return RanksRow(
             model=self.name,
             ranks=self.comm.Get_size(),
             atoms=len(self.atoms),
             ms_per_step=1e3 * seconds,
+            crowded_serial_ms=self.alone(self.atoms, n_steps),
+            fixed_ms=fixed,
+            atoms_ms=of_atoms,
             exchange_ms=1e3 * shared,
             exchange_share=shared / seconds,
             halo=int(totals[0]),

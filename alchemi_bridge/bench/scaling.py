@@ -1,8 +1,10 @@
 """A model of how a step scales with the number of ranks, and a picture of it.
 
 A rank evaluates the rows of its own atoms, and those of halo atoms whose messages reach them: the
-atoms within range minus cutoff plus skin of its domain. The time of the model is proportional to
-rows. What is exchanged are three coordinates out and three forces back for each halo atom.
+atoms within range minus cutoff plus skin of its domain (its own alone, if the range is the cutoff).
+The time of a step is a constant, a part for each atom that a rank knows, halo included, and a part
+for each row; all three are measured on one rank. What is exchanged are three coordinates out and
+three forces back for each halo atom.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ LATENCY, BANDWIDTH = 2e-6, 1.25e10
 #: A domain ends between its atoms and the next: half a mean spacing beyond its own.
 HALF_SPACING = 0.5
 
+#: A range that is larger than the cutoff by this share only is the cutoff.
+TOUCHING = 1e-6
+
 BYTES_OF_AN_ATOM = 48
-RANKS = tuple(int(n) for n in np.unique(np.round(np.logspace(0, 3, 25))))
+RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 125, 192, 256, 384, 512, 768, 1000)
 
 
 @dataclass(frozen=True)
@@ -90,41 +95,64 @@ def predict(row: RanksRow, n_ranks: int, n_atoms: int | None = None) -> Predicti
     spacing = HALF_SPACING * row.density ** (-1.0 / 3.0)
     own = float(np.prod(sides))
     halo = around(sides, lengths, row.range + row.skin - spacing) / own - 1.0
-    reach = max(row.range - row.cutoff + row.skin - spacing, 0.0)
-    rows = around(sides, lengths, reach) / own
+    hops = row.range - row.cutoff
+    rows = 1.0
+    if hops > TOUCHING * row.range:
+        rows = around(sides, lengths, max(hops + row.skin - spacing, 0.0)) / own
     exchange = 0.0
     if n_ranks > 1:
         # two exchanges with up to 26 neighbours, three reductions
         messages = 2 * min(26, n_ranks - 1) + 3 * math.ceil(math.log2(n_ranks))
         exchange = messages * LATENCY
         exchange += halo * atoms / n_ranks * BYTES_OF_AN_ATOM / BANDWIDTH
-    whole = row.ms_per_step * 1e-3 * atoms / row.atoms
-    time = rows / n_ranks + exchange / whole
+    share = atoms / row.atoms / n_ranks
+    fixed, of_atoms = (row.fixed_ms or 0.0) * 1e-3, (row.atoms_ms or 0.0) * 1e-3
+    of_rows = row.ms_per_step * 1e-3 - fixed - of_atoms
+    step = fixed + share * (of_atoms * (1.0 + halo) + of_rows * rows) + exchange
+    serial = fixed + (of_atoms + of_rows) * atoms / row.atoms
+    time = step / serial
     return Prediction(n_ranks, halo, rows, exchange, time)
 
 
-def plot_scaling(rows: Sequence[RanksRow], path: Path, title: str) -> None:
-    """Speed-up over the number of ranks: predicted for three sizes, and what was measured."""
+def plot_scaling(rows: Sequence[RanksRow], path: Path, title: str, cores: int) -> None:
+    """Speed-up and halo over the number of ranks: predicted for three sizes, and measured.
+
+    Times of more ranks than cores say nothing, and are left out.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row.model for row in rows))
-    figure = Figure(figsize=(4.6 * len(names), 4.2), dpi=130, layout="constrained")
+    figure = Figure(figsize=(4.6 * len(names), 7.2), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
-    for axes, name in zip(grid, names, strict=True):
-        mine = {row.ranks: row for row in rows if row.model == name}
+    grid = figure.subplots(2, len(names), squeeze=False, sharex=True, sharey="row")
+    for (top, bottom), name in zip(grid.T, names, strict=True):
+        mine = {row.ranks: row for row in sorted(rows, key=_ranks) if row.model == name}
         for atoms, color in ((mine[1].atoms, "#D55E00"), (10**6, "#0072B2"), (10**7, "#009E73")):
             found = [predict(mine[1], n, atoms) for n in RANKS]
             label = f"{atoms:,} atoms, predicted"
-            axes.plot(RANKS, [1.0 / p.time for p in found], color=color, label=label)
-        axes.plot(RANKS, RANKS, color="0.7", linewidth=0.8, label="ideal")
-        points = [(n, mine[1].ms_per_step / row.ms_per_step) for n, row in sorted(mine.items())]
-        axes.plot(*zip(*points, strict=True), "o", color="black", label="measured")
-        axes.set(xscale="log", yscale="log", title=name, xlabel="ranks")
-        axes.grid(True, color="0.9", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    grid[0].set_ylabel("speed-up")
-    grid[0].legend(frameon=False, fontsize="small")
+            top.plot(RANKS, [1.0 / p.time for p in found], color=color, label=label)
+            bottom.plot(RANKS[1:], [p.halo for p in found[1:]], color=color)
+        top.plot(RANKS, RANKS, color="0.7", linewidth=0.8, label="ideal")
+        timed = [
+            (n, mine[1].ms_per_step / row.ms_per_step) for n, row in mine.items() if n <= cores
+        ]
+        label = f"{mine[1].atoms:,} atoms, measured"
+        top.plot(*zip(*timed, strict=True), "o", color="black", markersize=5, label=label)
+        counted = [(n, row.halo / row.atoms) for n, row in mine.items() if n > 1]
+        bottom.plot(*zip(*counted, strict=True), "o", color="black", markersize=5)
+        top.set_title(name)
+        bottom.set_xlabel("ranks")
+        for axes in (top, bottom):
+            axes.set(xscale="log", yscale="log")
+            axes.grid(True, color="0.9", linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+    grid[0, 0].set_ylabel("speed-up")
+    grid[1, 0].set_ylabel("halo atoms / home atoms")
+    grid[0, 0].legend(frameon=False, fontsize="small")
     figure.suptitle(title, fontsize="medium")
     figure.savefig(path)
+
+
+def _ranks(row: RanksRow) -> int:
+    return row.ranks

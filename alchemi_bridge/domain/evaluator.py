@@ -40,6 +40,10 @@ LOGGER = logging.getLogger(__name__)
 #: Numbers that are summed at the end of a step: two flags, energy, virial.
 _SUMS = 12
 
+#: How close an atom can come to another, as a share of the range: a list whose cutoff is the range
+#: needs the rows of atoms that count, and no others.
+_NO_PLACE = 1e-6
+
 #: Attempts of a step: the list may be too old, a new one is not.
 ATTEMPTS = 2
 
@@ -365,9 +369,9 @@ class DomainEvaluator:
         )
 
     def _net_force(self, atoms: HomeAtoms, forces: torch.Tensor, wanted: Wanted) -> np.ndarray:
-        """Of forces that are no gradients: their sum, and how many atoms there are and do not count.
+        """Sum of forces that are no gradients; how many atoms there are, and how many do not count.
 
-        Nothing if there are none.
+        Empty if they are gradients.
         """
         if self.n_ranks == 1 or self.inner.plan.force is None or not wanted.forces:
             return np.empty(0)
@@ -461,7 +465,7 @@ class DomainEvaluator:
             error: BaseException | None = None
             try:
                 distances = np.concatenate([halo.home_distances, halo.distances])
-                margin = torch.from_numpy(width - distances).to(self.loaded.device)
+                margin = torch.from_numpy(self._margins(distances)).to(self.loaded.device)
                 local = torch.cat([moved.positions, around])
                 self._hand_over(step, local, types, margin)
                 reference = Reference(moved.positions.clone(), step.cell)
@@ -470,6 +474,16 @@ class DomainEvaluator:
                 error = problem
             self._agree_or_free(exchange, error)
             self.searches += 1
+
+    def _margins(self, distances: np.ndarray) -> np.ndarray:
+        """What the range leaves beyond each atom until the next search, see ``Candidates.margin``.
+
+        An atom comes closer by the skin at most; but one whose energy does not count never takes
+        the place of one whose energy does.
+        """
+        assert self.skin is not None
+        nearest = np.maximum(distances - self.skin, _NO_PLACE * self.range)
+        return self.range - np.where(distances > 0.0, nearest, -self.skin)
 
     def _agree_or_free(self, exchange: Exchange, error: BaseException | None) -> None:
         try:
