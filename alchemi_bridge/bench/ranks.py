@@ -10,6 +10,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -37,6 +38,9 @@ SKIN = 1.0
 #: Steps before anything counts: the ways of running the model are tried in them.
 MOST_WARM_UP = 60
 
+#: Seconds between looks of a rank that waits for the first.
+NAP = 1e-3
+
 #: Makes of water a gas without pairs; and so many atoms are hardly any.
 FAR_APART, FEW = 10.0, 3
 
@@ -53,9 +57,12 @@ class RanksRow:
     ----------
     ms_per_step
         Median over steps of the slowest rank's wall time.
-    crowded_serial_ms
-        Median over steps of the same on one rank while all ranks do it, each for itself: what the
-        memory that cores share costs, without any exchange.
+    serial_ms, crowded_serial_ms
+        The same of the first rank alone while the others sleep; and of all ranks, each for itself
+        at the same time, which shows what it costs that cores share memory.
+    time_over_serial
+        Median over steps of their ratios: serial steps and those of all ranks take turns, so that
+        what else the machine does falls out.
     fixed_ms, atoms_ms
         Measured on one rank only: of a step with hardly any atoms; and what all atoms add to it if
         they are so far apart that there are no pairs.
@@ -74,7 +81,9 @@ class RanksRow:
     ranks: int
     atoms: int
     ms_per_step: float
+    serial_ms: float
     crowded_serial_ms: float
+    time_over_serial: float
     fixed_ms: float | None
     atoms_ms: float | None
     exchange_ms: float
@@ -113,53 +122,71 @@ class RankTimes:
         self.provider.set_atoms(Atoms(atoms.numbers[self.mine].astype(np.int64)))
         self.provider.set_pairs(Search(SKIN), self.cell)
 
+    def _serial(self, atoms: ase.Atoms) -> MetatomicForceProvider:
+        """A provider of this rank alone, for all atoms."""
+        found = MetatomicForceProvider(self.model)
+        found.set_atoms(Atoms(atoms.numbers.astype(np.int64)))
+        found.set_pairs(Search(SKIN), Cell.of(atoms.cell.array, atoms.pbc))
+        return found
+
     def step(self, positions: np.ndarray) -> float:
-        """Seconds until the slowest rank was done."""
+        """Seconds of a step of all ranks together, until the slowest was done."""
         return self._timed(self.provider, positions[self.mine])
 
-    def _timed(self, provider: ForceProvider, positions: np.ndarray) -> float:
+    def _timed(self, provider: ForceProvider, positions: np.ndarray, first: bool = False) -> float:
+        """Seconds of a step on all ranks, or on the first while the others sleep."""
         out = ForceBuffers(np.zeros_like(positions), np.zeros(1), np.zeros((3, 3)))
         self.comm.Barrier()
         start = time.perf_counter()
-        provider.compute(Step(positions, virial=True), out).synchronize()
-        self.comm.Barrier()
-        return time.perf_counter() - start
+        if not first or self.comm.Get_rank() == 0:
+            provider.compute(Step(positions, virial=True), out).synchronize()
+        end = time.perf_counter() if first else 0.0
+        # a rank that waits in MPI wears out a core, which would be missed elsewhere
+        barrier = self.comm.Ibarrier()
+        while first and not barrier.Test():
+            time.sleep(NAP)
+        barrier.Wait()
+        return float(self.comm.bcast(end if first else time.perf_counter()) - start)
 
-    def _everybody(self, value: bool) -> bool:
-        return bool(min(self.comm.allgather(value)))
-
-    def alone(self, atoms: ase.Atoms, n_steps: int) -> float:
-        """Milliseconds of a step on one rank, while all ranks do the same."""
-        provider = MetatomicForceProvider(self.model)
-        provider.set_atoms(Atoms(atoms.numbers.astype(np.int64)))
-        provider.set_pairs(Search(SKIN), Cell.of(atoms.cell.array, atoms.pbc))
-        motion = moving(atoms)
+    def _warm_up(
+        self,
+        provider: MetatomicForceProvider | DomainForceProvider,
+        motion: Iterator[np.ndarray],
+        mine: Any,
+    ) -> None:
+        """Until it is settled on all ranks how the model is run."""
         for count, positions in enumerate(islice(motion, MOST_WARM_UP)):
-            self._timed(provider, positions)
-            if count >= 3 and self._everybody(provider.tuned):
+            self._timed(provider, positions[mine])
+            if count >= 3 and min(self.comm.allgather(provider.tuned)):
                 break
-        return 1e3 * statistics.median(self._timed(provider, p) for p in islice(motion, n_steps))
 
     def parts(self, n_steps: int) -> tuple[float, float]:
-        """Milliseconds of a step without atoms, nearly, and what atoms without pairs add."""
+        """Seconds of a step without atoms, nearly, and what atoms without pairs add."""
         apart = self.atoms.copy()
         apart.set_cell(self.atoms.cell.array * FAR_APART, scale_atoms=True)
-        fixed = self.alone(apart[:FEW], n_steps)
-        return fixed, max(self.alone(apart, n_steps) - fixed, 0.0)
+        found = []
+        for atoms in (apart[:FEW], apart):
+            provider, motion = self._serial(atoms), moving(atoms)
+            self._warm_up(provider, motion, slice(None))
+            times = [self._timed(provider, p, first=True) for p in islice(motion, n_steps)]
+            found.append(statistics.median(times))
+        return found[0], max(found[1] - found[0], 0.0)
 
     def measure(self, n_steps: int) -> RanksRow:
-        """Medians of some steps."""
-        motion = moving(self.atoms)
-        for count, positions in enumerate(islice(motion, MOST_WARM_UP)):
-            self.step(positions)
-            if count >= 3 and self._everybody(self.provider.tuned):
-                break
-        seconds = statistics.median(self.step(p) for p in islice(motion, n_steps))
+        """Medians of some steps: together, one rank alone, and all at once, in turns."""
+        motion, serial = moving(self.atoms), self._serial(self.atoms)
+        self._warm_up(self.provider, motion, self.mine)
+        self._warm_up(serial, motion, slice(None))
+        times = np.array([
+            (self.step(p), self._timed(serial, p, first=True), self._timed(serial, p))
+            for p in islice(motion, n_steps)
+        ])  # fmt: skip
+        together, alone, crowded = np.median(times, axis=0)
         exchange = []
         for positions in islice(motion, max(n_steps // 2, 3)):
-            with collect(self.comm.Barrier) as times:
+            with collect(self.comm.Barrier) as stages:
                 self.step(positions)
-            exchange.append(sum(times.get("exchange", [0.0])))
+            exchange.append(sum(stages.get("exchange", [0.0])))
         facts = self.provider.facts()
         totals = np.sum(self.comm.allgather([facts.halo, facts.rows, facts.bytes_sent]), axis=0)
         shared = statistics.median(exchange)
@@ -169,12 +196,14 @@ class RankTimes:
             model=self.name,
             ranks=self.comm.Get_size(),
             atoms=len(self.atoms),
-            ms_per_step=1e3 * seconds,
-            crowded_serial_ms=self.alone(self.atoms, n_steps),
-            fixed_ms=fixed,
-            atoms_ms=of_atoms,
+            ms_per_step=1e3 * together,
+            serial_ms=1e3 * alone,
+            crowded_serial_ms=1e3 * crowded,
+            time_over_serial=float(np.median(times[:, 0] / times[:, 1])),
+            fixed_ms=None if fixed is None else 1e3 * fixed,
+            atoms_ms=None if of_atoms is None else 1e3 * of_atoms,
             exchange_ms=1e3 * shared,
-            exchange_share=shared / seconds,
+            exchange_share=shared / together,
             halo=int(totals[0]),
             rows=int(totals[1]),
             bytes_per_step=int(totals[2]),
@@ -190,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("output", type=Path)
     parser.add_argument("--atoms", type=int, default=10125)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     torch.set_num_threads(1)
     comm = world(mpi().COMM_WORLD) or single()

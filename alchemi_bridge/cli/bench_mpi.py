@@ -35,17 +35,17 @@ def run(args: argparse.Namespace) -> int:
         found = predict(one, row.ranks)
         results.append({
             **row.as_dict(),
-            "time_over_serial": row.ms_per_step / one.ms_per_step,
-            "time_over_crowded_serial": row.ms_per_step / row.crowded_serial_ms,
             "rows_over_serial": row.rows / one.rows / row.ranks,
             "predicted_time_over_serial": found.time,
+            "predicted_crowded": found.time * row.crowded_serial_ms / row.serial_ms,
             "predicted_halo_per_rank": found.halo * row.atoms / row.ranks,
         })  # fmt: skip
     hardware = machine(1)
     document = {
         "about": "one torch thread for each rank; time_over_serial: 1/ranks would be ideal, "
-        "rows_over_serial is what the numbers of pairs allow; crowded: every rank does the serial "
-        "step at the same time, so that they share memory, but nothing else",
+        "rows_over_serial is what the numbers of pairs allow; crowded: every rank makes a serial "
+        "step of its own at the same time, so that they share cores and memory, and nothing else; "
+        "predicted_crowded: the prediction for cores and memory as busy as that",
         "machine": hardware,
         "versions": versions(),
         "results": results,
@@ -109,8 +109,8 @@ def _failed(n_ranks: int, said: str) -> EvaluationError:
 def _print(results: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    columns = ("model", "ranks", "ms per step", "over serial", "over crowded serial", "by pairs",
-               "predicted", "exchange", "halo per rank", "predicted", "kB per step")  # fmt: skip
+    columns = ("model", "ranks", "ms per step", "over serial", "predicted", "same, crowded",
+               "by pairs", "crowd", "exchange", "halo per rank", "predicted", "kB per step")  # fmt: skip
     table = Table(*columns, box=None)
     for row in results:
         table.add_row(
@@ -118,13 +118,17 @@ def _print(results: list[dict[str, Any]]) -> None:
             str(row["ranks"]),
             f"{row['ms_per_step']:.3g}",
             f"{row['time_over_serial']:.3f}",
-            f"{row['time_over_crowded_serial']:.3f}",
-            f"{row['rows_over_serial']:.3f}",
             f"{row['predicted_time_over_serial']:.3f}",
+            f"{row['predicted_crowded']:.3f}",
+            f"{row['rows_over_serial']:.3f}",
+            f"{row['crowded_serial_ms'] / row['serial_ms']:.2f}",
             f"{row['exchange_share']:.1%}",
             f"{row['halo'] / row['ranks']:.0f}",
             f"{row['predicted_halo_per_rank']:.0f}",
             f"{row['bytes_per_step'] / 1e3:.0f}",
         )
     print_table(table)
-    stdout_console().print("one torch thread for each rank")
+    stdout_console().print(
+        "one torch thread for each rank; crowd: what a serial step costs when all ranks make one "
+        "of their own at the same time"
+    )
