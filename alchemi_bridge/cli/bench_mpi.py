@@ -110,7 +110,7 @@ def _print(results: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     columns = ("model", "ranks", "ms per step", "over serial", "predicted", "same, crowded",
-               "by pairs", "crowd", "exchange", "halo per rank", "predicted", "kB per step")  # fmt: skip
+               "by pairs", "crowd", "exchange", "halo", "predicted", "kB per step")  # fmt: skip
     table = Table(*columns, box=None)
     for row in results:
         table.add_row(
