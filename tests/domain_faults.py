@@ -123,8 +123,8 @@ def caught() -> None:
         print("all phases", len(PHASES))
 
 
-def ends(phase: str, fault: str) -> None:
-    """Rank 1 ends in this phase of the second step."""
+def ends(phase: str, fault: str, unlucky: int) -> None:
+    """A rank ends in this phase of the second step."""
     comm = MPI.COMM_WORLD
     atoms = crystal("Si", (3, 2, 2))
     provider = ReplicatedForceProvider(potentials.stillinger_weber(), comm, tuning=False)
@@ -135,7 +135,7 @@ def ends(phase: str, fault: str) -> None:
     sys.stdout.write(f"\nbegan {time.time()}\n")
     sys.stdout.flush()
     where = {**PHASES, **JOURNEYS}[phase]
-    with failing(where, FAULTS[fault] if comm.rank == 1 else lambda: None):
+    with failing(where, FAULTS[fault] if comm.rank == unlucky else lambda: None):
         step(provider, atoms)
 
 
@@ -144,4 +144,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         caught()
     else:
-        ends(sys.argv[1], sys.argv[2])
+        ends(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -117,7 +117,8 @@ def predict(row: RanksRow, n_ranks: int, n_atoms: int | None = None) -> Predicti
 def plot_scaling(rows: Sequence[RanksRow], path: Path, title: str, cores: int) -> None:
     """Speed-up and halo over the number of ranks: predicted for three sizes, and measured.
 
-    Times of more ranks than cores say nothing, and are left out.
+    Of more ranks than cores only the ratio to a serial step says something that is made while all
+    other ranks make one of their own.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -139,6 +140,12 @@ def plot_scaling(rows: Sequence[RanksRow], path: Path, title: str, cores: int) -
         ]
         label = f"{mine[1].atoms:,} atoms, measured"
         top.plot(*zip(*timed, strict=True), "o", color="black", markersize=5, label=label)
+        free = [
+            (n, row.crowded_serial_ms / row.serial_ms / row.time_over_serial)
+            for n, row in mine.items()
+        ]
+        label = "measured, over a serial step beside others"
+        top.plot(*zip(*free, strict=True), "o", color="black", fillstyle="none", label=label)
         counted = [(n, row.halo / row.atoms) for n, row in mine.items() if n > 1]
         bottom.plot(*zip(*counted, strict=True), "o", color="black", markersize=5)
         top.set_title(name)
