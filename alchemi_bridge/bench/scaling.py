@@ -156,7 +156,7 @@ def plot_scaling(rows: Sequence[RanksRow], path: Path, title: str, cores: int) -
             axes.spines[["top", "right"]].set_visible(False)
     grid[0, 0].set_ylabel("speed-up")
     grid[1, 0].set_ylabel("halo atoms / home atoms")
-    grid[0, 0].legend(frameon=False, fontsize="small")
+    grid[0, 0].legend(frameon=False, fontsize="small", loc="lower right")
     figure.suptitle(title, fontsize="medium")
     figure.savefig(path)
 
