@@ -167,17 +167,30 @@ def test_followers_read_the_model_themselves() -> None:
 
 
 FOLLOWING = """
+import gc
 import sys
 import numpy as np
 from domain_systems import crystal, start, step
 from mpi4py import MPI
 from alchemi_bridge.domain import dismiss, follow, lead, provider_for, world
+from alchemi_bridge.domain.exchange import Exchange
 from alchemi_bridge.errors import BridgeError
 from alchemi_bridge.provider import MetatomicForceProvider
 
 comm = world(MPI.COMM_WORLD)
+live, make, free = [0], Exchange.__init__, Exchange.free
+
+def counted(change, original):
+    def call(*arguments, **options):
+        live[0] += change
+        original(*arguments, **options)
+    return call
+
+Exchange.__init__, Exchange.free = counted(1, make), counted(-1, free)
 if comm.Get_rank() > 0:
-    sys.exit(follow(comm))
+    status = follow(comm)
+    assert live[0] == 1
+    sys.exit(status)
 lead(comm)
 atoms = crystal("Si", (2, 2, 2))
 alone, first, second = (
@@ -207,6 +220,17 @@ except BridgeError as error:
 else:
     raise SystemExit("no error")
 assert np.abs(step(second, atoms).forces - right.forces).max() < 1e-10
+# MPI has about two thousand communicators: those of old searches and of dropped providers come back
+for number in range(10):
+    start(first, atoms)
+    step(first, atoms)
+assert live[0] == 2
+first.close()
+assert live[0] == 1
+del second, provider
+gc.collect()  # the errors above hold on to it
+assert np.abs(step(first, atoms).forces - right.forces).max() < 1e-10
+assert live[0] == 1
 dismiss(6)
 print("led", flush=True)
 sys.exit(6)

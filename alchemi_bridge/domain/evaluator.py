@@ -192,6 +192,10 @@ class DomainEvaluator:
         self.skin = skin
         self._forget()
 
+    def close(self) -> None:
+        """Give the communicators of the exchange back; the next step searches anew."""
+        self._forget()
+
     def _forget(self) -> None:
         if self._domain is not None:
             self._domain.exchange.free()

@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import Atoms, ForceBuffers, Quantity, Step
 from alchemi_bridge.device import DeviceBuffer, Event
 from alchemi_bridge.domain.abort import waiting
+from alchemi_bridge.domain.evaluator import DomainEvaluator
 from alchemi_bridge.domain.replicated import ReplicatedForceProvider
 from alchemi_bridge.domain.world import world
 from alchemi_bridge.errors import BridgeError, ConfigurationError
@@ -53,9 +55,16 @@ class Lead:
     def __init__(self, comm: Any) -> None:
         self.comm = comm
         self._numbers = itertools.count()
+        #: Providers that nobody has any more, until the others know it, too: Python may notice in
+        #: the middle of a call.
+        self.dropped: list[tuple[int, DomainEvaluator]] = []
 
     def tell(self, what: str, *arguments: Any) -> None:
         """The next thing that all ranks do."""
+        while self.dropped:
+            number, evaluator = self.dropped.pop()
+            _broadcast(self.comm, ("drop", (number,)))
+            evaluator.close()
         _broadcast(self.comm, (what, arguments))
 
     def new_number(self) -> int:
@@ -117,7 +126,10 @@ def _do(
         model, options = rest
         providers[number] = ReplicatedForceProvider(model, comm, **options)
     elif what == "drop":
-        providers.pop(number, None)
+        if number in providers:  # not if it could not be made
+            providers.pop(number).close()
+    elif what == "close":
+        providers[number].close()
     elif what == "atoms":
         providers[number].set_atoms(rest[0])
     elif what == "pairs":
@@ -189,6 +201,8 @@ class LedForceProvider(ReplicatedForceProvider):
         self._group, self._number = group, group.new_number()
         group.tell("make", self._number, os.path.abspath(model), options)
         super().__init__(os.path.abspath(model), group.comm, **options)
+        gone = weakref.finalize(self, group.dropped.append, (self._number, self._evaluator))
+        gone.atexit = False
 
     def set_atoms(self, atoms: Atoms) -> None:
         """As for every provider."""
@@ -200,6 +214,11 @@ class LedForceProvider(ReplicatedForceProvider):
         search = pairs if isinstance(pairs, Search) else type(pairs).__name__
         self._group.tell("pairs", self._number, search, cell)
         super().set_pairs(pairs, cell, ready)
+
+    def close(self) -> None:
+        """As for every provider."""
+        self._group.tell("close", self._number)
+        super().close()
 
     def compute(self, step: Step, out: ForceBuffers) -> Event:
         """As for every provider."""

@@ -217,6 +217,14 @@ class DomainForceProvider:
         """What this rank has to do in a step; zeros before the first."""
         return self._evaluator.facts()
 
+    def close(self) -> None:
+        """Give communicators back; collective.
+
+        For programs that make hundreds of providers: MPI has only so many communicators, and can
+        not free them where Python would. A closed provider may be used again.
+        """
+        self._evaluator.close()
+
     @property
     def requirements(self) -> Requirements:
         """What the engine must hand over, in its units."""
