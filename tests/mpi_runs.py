@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,11 @@ def _needed() -> str:
 
 
 needs_mpi = pytest.mark.skipif(bool(_needed()), reason=missing() or "there")
+
+
+def slow(*values: object) -> Any:
+    """Values for which a test is one of the long ones: each start of ranks takes seconds."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def run_ranks(

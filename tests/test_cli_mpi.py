@@ -12,7 +12,7 @@ import ase.build
 import ase.io
 import numpy as np
 import pytest
-from mpi_runs import needs_mpi, run_command
+from mpi_runs import needs_mpi, run_command, slow
 
 from alchemi_bridge.cli.main import main
 
@@ -48,6 +48,7 @@ def test_dynamics(files: tuple[str, str], tmp_path: Path) -> None:
         assert [row["step"] for row in csv.DictReader(file)] == [str(n) for n in range(21)]
 
 
+@pytest.mark.slow
 def test_evaluation(files: tuple[str, str], tmp_path: Path) -> None:
     output = tmp_path / "out.extxyz"
     done = run_command(3, [*CLI, "evaluate", *files, "--energies", "--json", "-o", str(output)])
@@ -72,13 +73,14 @@ def test_an_error_is_said_once(files: tuple[str, str], tmp_path: Path) -> None:
         assert time.time() - begin < 30.0
 
 
+@pytest.mark.slow
 def test_commands_without_a_calculator(files: tuple[str, str]) -> None:
     done = run_command(2, [*CLI, "inspect", files[0], "--json"])
     assert done.returncode == 0, done.stdout
     assert json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("n_ranks", [1, 3])
+@pytest.mark.parametrize("n_ranks", [3, slow(1)])
 def test_parity(n_ranks: int, tmp_path: Path) -> None:
     """With ranks that it starts, and with those that it was started with."""
     command = [*CLI, "--quiet", "parity", "--case", "triclinic", "--case", "molecule",
@@ -93,6 +95,7 @@ def test_parity(n_ranks: int, tmp_path: Path) -> None:
     assert f"over {max(n_ranks, 2)} MPI ranks" in json.dumps(document)
 
 
+@pytest.mark.slow
 def test_an_unchanged_script_of_ase(files: tuple[str, str], tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from mpi_runs import needs_mpi, run_ranks
+from mpi_runs import needs_mpi, run_ranks, slow
 
 HERE = Path(__file__).parent
 
@@ -28,7 +28,7 @@ BYTES_OF_SUMS = 8 * (4 + 12 + 1)
 
 
 @needs_mpi
-@pytest.mark.parametrize("n_ranks", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("n_ranks", [2, 4, *map(slow, (1, 3, 8))])
 def test_the_same_numbers(n_ranks: int) -> None:
     done = run_ranks(n_ranks, HERE / "domain_agreement.py", 4 if n_ranks > 4 else 6)
     assert done.returncode == 0, done.stdout
@@ -47,7 +47,7 @@ def test_the_same_numbers(n_ranks: int) -> None:
 
 
 @needs_mpi
-@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+@pytest.mark.parametrize("n_ranks", [3, *map(slow, (1, 2))])
 def test_an_engine_whose_atoms_are_on_all_ranks(n_ranks: int) -> None:
     """Its trajectory is that of one rank, and no byte travels that need not."""
     done = run_ranks(n_ranks, HERE / "domain_engine_run.py")
@@ -83,7 +83,7 @@ def test_energy_is_conserved_as_on_one_rank() -> None:
 
 
 @needs_mpi
-@pytest.mark.parametrize("n_ranks", [3, 8])
+@pytest.mark.parametrize("n_ranks", [3, slow(8)])
 def test_unusual_systems_wishes_and_mistakes(n_ranks: int) -> None:
     done = run_ranks(n_ranks, HERE / "domain_edges.py", timeout=300.0)
     assert done.returncode == 0, done.stdout

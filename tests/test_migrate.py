@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mpi_runs import needs_mpi, require_success, run_ranks
+from mpi_runs import needs_mpi, require_success, run_ranks, slow
 
 MOVES = """
 import pickle
@@ -93,7 +93,7 @@ if me == 0:
 
 
 @needs_mpi
-@pytest.mark.parametrize("n_ranks", [1, 3, 4])
+@pytest.mark.parametrize("n_ranks", [3, *map(slow, (1, 4))])
 def test_rows_go_to_their_owners_and_back(n_ranks: int) -> None:
     run = require_success(run_ranks(n_ranks, MOVES))
     assert run.stdout == f"moved on {list(range(n_ranks))}\n"
@@ -158,7 +158,7 @@ if comm.rank == 0:
 
 
 @needs_mpi
-@pytest.mark.parametrize("n_ranks", [1, 3])
+@pytest.mark.parametrize("n_ranks", [3, slow(1)])
 def test_what_one_rank_can_not_move_is_refused_by_all(n_ranks: int) -> None:
     run = require_success(run_ranks(n_ranks, ERRORS))
     assert run.stdout == f"refused on {list(range(n_ranks))}\n"

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mpi_runs import needs_mpi, run_ranks
+from mpi_runs import needs_mpi, run_ranks, slow
 
 from alchemi_bridge import potentials
 from alchemi_bridge.domain import aware
@@ -238,7 +238,7 @@ sys.exit(6)
 
 
 @needs_mpi
-@pytest.mark.parametrize("n_ranks", [1, 3])
+@pytest.mark.parametrize("n_ranks", [3, slow(1)])
 def test_followers_do_what_the_leader_does(n_ranks: int, model_file) -> None:
     done = run_ranks(n_ranks, FOLLOWING, model_file("stillinger-weber"))
     assert done.returncode == 6, done.stdout
