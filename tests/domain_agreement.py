@@ -1,4 +1,4 @@
-"""``mpiexec -n N python domain_agreement.py STEPS``: all cases on N ranks and on one; JSON."""
+"""``mpiexec -n N python domain_agreement.py STEPS [DEVICE]``: on N ranks and on one; JSON."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from alchemi_bridge.provider import MetatomicForceProvider
 
 def main() -> None:
     torch.set_num_threads(1)
-    comm, rows = MPI.COMM_WORLD, []
+    comm, rows, options = MPI.COMM_WORLD, [], {"tuning": False}
+    if sys.argv[2:]:
+        options["device"] = sys.argv[2]
     for name, model, atoms in cases():
         # the same way of running the model on both sides: this is not what is compared
-        together = ReplicatedForceProvider(model, comm, tuning=False)
-        alone = MetatomicForceProvider(model, tuning=False)
+        together = ReplicatedForceProvider(model, comm, sharing="allow", **options)
+        alone = MetatomicForceProvider(model, **options)
         row = {"case": name, "atoms": len(atoms), "energy": 0.0, "forces": 0.0, "sum": 0.0,
                "virial": 0.0, "energies": 0.0}  # fmt: skip
         rng = np.random.default_rng(7)
@@ -30,7 +32,7 @@ def main() -> None:
             found, right = step(together, atoms), step(alone, atoms)
             scale = max(float(np.abs(right.virial).max()), 1e-12)
             for key, value in {
-                "energy": abs(found.energy - right.energy) / len(atoms),
+                "energy": float(abs(found.energy - right.energy)[0]) / len(atoms),
                 "forces": float(np.abs(found.forces - right.forces).max()),
                 "sum": float(np.abs(found.forces.sum(axis=0)).max()) / len(atoms),
                 "virial": float(np.abs(found.virial - right.virial).max()) / scale,

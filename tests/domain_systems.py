@@ -9,6 +9,7 @@ from typing import Any
 import ase
 import ase.build
 import numpy as np
+import torch
 from metatomic.torch import AtomisticModel
 
 from alchemi_bridge import potentials
@@ -80,7 +81,7 @@ def cases() -> Iterator[tuple[str, AtomisticModel, ase.Atoms]]:
 class Results:
     """Of one step."""
 
-    energy: float
+    energy: np.ndarray
     forces: np.ndarray
     virial: np.ndarray
     energies: np.ndarray
@@ -93,13 +94,15 @@ def start(provider: Any, atoms: ase.Atoms, skin: float = 0.6) -> None:
 
 
 def step(provider: Any, atoms: ase.Atoms) -> Results:
-    """One step, everything wanted."""
-    n_atoms = len(atoms)
-    found = Results(0.0, np.zeros((n_atoms, 3)), np.zeros((3, 3)), np.zeros(n_atoms))
-    energy = np.zeros(1)
+    """One step, everything wanted, in the memory of the provider's device."""
+    n_atoms, device = len(atoms), provider.loaded.device
+    forces, energy, virial, energies = (
+        torch.zeros(shape, dtype=torch.float64, device=device)
+        for shape in ((n_atoms, 3), (1,), (3, 3), (n_atoms,))
+    )
     cell = Cell.of(atoms.cell.array, atoms.pbc)
-    request = Step(atoms.positions.copy(), cell, virial=True, energies=True)
-    out = ForceBuffers(found.forces, energy, found.virial, found.energies)
+    positions = torch.from_numpy(atoms.positions.copy()).to(device)
+    request = Step(positions, cell, virial=True, energies=True)
+    out = ForceBuffers(forces, energy, virial, energies)
     provider.compute(request, out).synchronize()
-    found.energy = float(energy[0])
-    return found
+    return Results(*(values.cpu().numpy() for values in (energy, forces, virial, energies)))

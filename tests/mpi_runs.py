@@ -75,6 +75,11 @@ def run_command(
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
+        # Open MPI: as root, and with more ranks than cores
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
         "PYTHONPATH": os.pathsep.join(p for p in paths if p),
         **(env or {}),
     }

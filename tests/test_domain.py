@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from kernel_parts import needs_cuda
 from mpi_runs import needs_mpi, run_ranks, slow
 
 HERE = Path(__file__).parent
@@ -30,7 +31,19 @@ BYTES_OF_SUMS = 8 * (4 + 12 + 1)
 @needs_mpi
 @pytest.mark.parametrize("n_ranks", [2, 4, *map(slow, (1, 3, 8))])
 def test_the_same_numbers(n_ranks: int) -> None:
-    done = run_ranks(n_ranks, HERE / "domain_agreement.py", 4 if n_ranks > 4 else 6)
+    same_numbers(n_ranks, "cpu")
+
+
+@pytest.mark.gpu
+@needs_cuda
+@needs_mpi
+def test_the_same_numbers_of_ranks_that_share_a_gpu() -> None:
+    same_numbers(3, "cuda")
+
+
+def same_numbers(n_ranks: int, device: str) -> None:
+    steps = 4 if n_ranks > 4 else 6
+    done = run_ranks(n_ranks, HERE / "domain_agreement.py", steps, device)
     assert done.returncode == 0, done.stdout
     rows = json.loads(done.stdout.splitlines()[-1])
     assert len(rows) == 10
