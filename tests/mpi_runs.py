@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from alchemi_bridge.domain.world import mpiexec
+from alchemi_bridge.domain.ranks import mpiexec
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -18,7 +18,7 @@ import numpy as np
 from mpi4py import MPI
 from alchemi_bridge.domain import abort
 from alchemi_bridge.domain.abort import agree, collective, install, waiting
-from alchemi_bridge.domain.world import world
+from alchemi_bridge.domain.ranks import world
 from alchemi_bridge.errors import CellError, RankFailedError
 
 def cell_error():

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.domain.cuts import GAP_SHARE, select
-from alchemi_bridge.domain.decompose import (
+from alchemi_bridge.domain.decomposition import (
     TILT,
     VACUUM_SHARE,
     Decomposition,
@@ -448,7 +448,7 @@ MPI_PROGRAM = """
 import numpy as np
 from mpi4py import MPI
 from alchemi_bridge.cell import Cell
-from alchemi_bridge.domain.decompose import decompose, wrap
+from alchemi_bridge.domain.decomposition import decompose, wrap
 
 comm = MPI.COMM_WORLD
 

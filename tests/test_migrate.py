@@ -10,7 +10,7 @@ MOVES = """
 import pickle
 import numpy as np
 from mpi4py import MPI
-from alchemi_bridge.domain.migrate import Migration, migrate
+from alchemi_bridge.domain.migration import Migration, migrate
 
 comm = MPI.COMM_WORLD
 size, me = comm.size, comm.rank
@@ -102,7 +102,7 @@ def test_rows_go_to_their_owners_and_back(n_ranks: int) -> None:
 ERRORS = """
 import numpy as np
 from mpi4py import MPI
-from alchemi_bridge.domain.migrate import Migration, migrate
+from alchemi_bridge.domain.migration import Migration, migrate
 from alchemi_bridge.errors import DtypeError, InputError, ShapeError
 
 comm = MPI.COMM_WORLD
@@ -168,7 +168,7 @@ def test_what_one_rank_can_not_move_is_refused_by_all(n_ranks: int) -> None:
 def test_one_process_without_a_launcher_moves_nothing() -> None:
     from mpi4py import MPI
 
-    from alchemi_bridge.domain.migrate import migrate
+    from alchemi_bridge.domain.migration import migrate
 
     rows = np.random.default_rng(0).normal(size=(5, 3))
     found = migrate(MPI.COMM_SELF, np.zeros(5, dtype=int), {"rows": rows})

@@ -27,7 +27,7 @@ from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import Atoms, ForceBuffers, ForceProvider, Step
 from alchemi_bridge.domain import DomainForceProvider, decompose, wrap
 from alchemi_bridge.domain.abort import install
-from alchemi_bridge.domain.world import mpi, single, world
+from alchemi_bridge.domain.ranks import mpi, single, world
 from alchemi_bridge.pairs import Search
 from alchemi_bridge.provider import MetatomicForceProvider
 from alchemi_bridge.stages import collect

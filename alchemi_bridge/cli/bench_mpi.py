@@ -70,7 +70,7 @@ def _stem(cpu: str) -> str:
 
 
 def _measured(n_ranks: int, quick: bool) -> list[dict[str, Any]]:
-    from alchemi_bridge.domain.world import mpi, mpiexec
+    from alchemi_bridge.domain.ranks import mpi, mpiexec
 
     mpi()  # says what is missing
     launcher = mpiexec()

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _on_all_ranks(arguments: list[str]) -> int:
     """Run the command; under mpiexec on the first rank, for which the others evaluate models."""
-    from alchemi_bridge.domain.world import launched_ranks
+    from alchemi_bridge.domain.ranks import launched_ranks
 
     if launched_ranks() < 2:
         return _run(arguments)

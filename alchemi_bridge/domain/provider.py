@@ -29,7 +29,7 @@ from alchemi_bridge.device import Event, place, require_current
 from alchemi_bridge.domain.abort import collective, install, waiting
 from alchemi_bridge.domain.aware import check_against_host, cuda_aware
 from alchemi_bridge.domain.evaluator import DomainEvaluator, DomainFacts, HomeAtoms, HomeStep
-from alchemi_bridge.domain.world import share_cores, single, world
+from alchemi_bridge.domain.ranks import share_cores, single, world
 from alchemi_bridge.errors import ConfigurationError, PairListError, ProtocolError
 from alchemi_bridge.model import Evaluation, LoadedModel, Route, Wanted, load_model
 from alchemi_bridge.model.inputs import read_values, require_given

@@ -12,7 +12,7 @@ from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import ForceBuffers, Quantity, Step
 from alchemi_bridge.device import Event
 from alchemi_bridge.domain.abort import waiting
-from alchemi_bridge.domain.decompose import decompose, wrap
+from alchemi_bridge.domain.decomposition import decompose, wrap
 from alchemi_bridge.domain.evaluator import HomeAtoms, HomeStep
 from alchemi_bridge.domain.provider import DomainForceProvider, wanted_of
 from alchemi_bridge.model import Evaluation

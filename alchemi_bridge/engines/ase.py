@@ -23,7 +23,7 @@ from metatomic.torch import AtomisticModel, ModelMetadata
 
 from alchemi_bridge.batch import StructureResult
 from alchemi_bridge.contract import Atoms, Cell, ForceBuffers, Step
-from alchemi_bridge.domain.lead import AnyProvider, provider_for
+from alchemi_bridge.domain.leading import AnyProvider, provider_for
 from alchemi_bridge.engines.ase_batch import ManyStructures, positions_of
 from alchemi_bridge.engines.ase_inputs import quantities, watched_arrays, watched_info
 from alchemi_bridge.engines.ase_values import (

@@ -13,7 +13,7 @@ from metatensor.torch import Labels, TensorMap
 
 from alchemi_bridge.batch import Structure, evaluate_structures, prepare
 from alchemi_bridge.contract import Cell
-from alchemi_bridge.domain.lead import AnyProvider
+from alchemi_bridge.domain.leading import AnyProvider
 from alchemi_bridge.engines.ase_inputs import quantities
 from alchemi_bridge.engines.ase_values import (
     as_array,

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from alchemi_bridge.domain.lead import leader
-from alchemi_bridge.domain.world import mpiexec
+from alchemi_bridge.domain.leading import leader
+from alchemi_bridge.domain.ranks import mpiexec
 from alchemi_bridge.engines.ase import BridgeCalculator
 from alchemi_bridge.errors import BridgeError, EvaluationError
 from alchemi_bridge.parity.builtin_paths import BridgeEvaluator

@@ -11,7 +11,7 @@ import torch
 
 from alchemi_bridge.domain import dismiss, follow, lead
 from alchemi_bridge.domain.abort import install
-from alchemi_bridge.domain.world import mpi, world
+from alchemi_bridge.domain.ranks import mpi, world
 from alchemi_bridge.parity.mpi_path import ADDRESS, KEY, calculator
 from alchemi_bridge.parity.paths import Evaluator
 

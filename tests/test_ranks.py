@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -14,13 +13,10 @@ import torch
 from mpi_runs import needs_mpi, run_ranks, slow
 
 from alchemi_bridge import potentials
-from alchemi_bridge.domain import aware
-from alchemi_bridge.domain.lead import Lead, LedForceProvider, lead
-from alchemi_bridge.domain.world import launched_ranks, mpi, mpiexec, share_cores, world
+from alchemi_bridge.domain import aware, ranks
+from alchemi_bridge.domain.leading import Lead, LedForceProvider, lead
+from alchemi_bridge.domain.ranks import launched_ranks, mpi, mpiexec, share_cores, world
 from alchemi_bridge.errors import ConfigurationError
-
-#: The module, whose name the function hides.
-world_of = importlib.import_module("alchemi_bridge.domain.world")
 
 
 @pytest.mark.parametrize(("environ", "expected"), [
@@ -39,9 +35,9 @@ def test_launchers(environ: dict[str, str], expected: int) -> None:
 
 
 def test_a_serial_run_does_not_touch_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in world_of.SIZES:
+    for name in ranks.SIZES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(world_of, "mpi", lambda: pytest.fail("MPI is asked"))
+    monkeypatch.setattr(ranks, "mpi", lambda: pytest.fail("MPI is asked"))
     assert world("auto") is None
 
 
@@ -64,7 +60,7 @@ def test_launcher_beside_the_interpreter(tmp_path: Path, monkeypatch: pytest.Mon
         assert mpiexec() == str(folder / "mpiexec")
 
 
-@pytest.mark.parametrize(("cores", "ranks", "given", "threads"), [
+@pytest.mark.parametrize(("cores", "on_node", "given", "threads"), [
     (8, 2, None, 4),
     (8, 3, None, 2),
     (2, 8, None, 1),
@@ -72,17 +68,17 @@ def test_launcher_beside_the_interpreter(tmp_path: Path, monkeypatch: pytest.Mon
     (8, 2, "6", 6),
 ])  # fmt: skip
 def test_ranks_of_a_node_share_its_cores(
-    cores: int, ranks: int, given: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+    cores: int, on_node: int, given: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [6]
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
     monkeypatch.setattr(torch, "get_num_threads", lambda: now[0])
     monkeypatch.setattr(torch, "set_num_threads", lambda count: now.__setitem__(0, count))
-    monkeypatch.setattr(world_of, "mpi", lambda: SimpleNamespace(COMM_TYPE_SHARED=1))
+    monkeypatch.setattr(ranks, "mpi", lambda: SimpleNamespace(COMM_TYPE_SHARED=1))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    node = SimpleNamespace(Get_size=lambda: ranks, Free=lambda: None)
+    node = SimpleNamespace(Get_size=lambda: on_node, Free=lambda: None)
     share_cores(SimpleNamespace(Split_type=lambda kind: node))
     assert now == [threads]
 

@@ -23,8 +23,8 @@ from alchemi_bridge.contract import Atoms, ForceBuffers, Quantity, Step
 from alchemi_bridge.device import DeviceBuffer, Event
 from alchemi_bridge.domain.abort import waiting
 from alchemi_bridge.domain.evaluator import DomainEvaluator
+from alchemi_bridge.domain.ranks import world
 from alchemi_bridge.domain.replicated import ReplicatedForceProvider
-from alchemi_bridge.domain.world import world
 from alchemi_bridge.errors import BridgeError, ConfigurationError
 from alchemi_bridge.model import LoadedModel
 from alchemi_bridge.pairs import Pairs, Search

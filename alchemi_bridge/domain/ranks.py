@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alchemi_bridge.errors import ConfigurationError
 
 LOGGER = logging.getLogger(__name__)
@@ -104,6 +102,8 @@ def share_cores(comm: Any) -> None:
 
     Otherwise every rank would start a thread on every core, and all would wait for each other.
     """
+    import torch  # the command line asks for the number of ranks before it needs torch
+
     local = comm.Split_type(mpi().COMM_TYPE_SHARED)
     ranks = local.Get_size()
     local.Free()
