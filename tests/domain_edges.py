@@ -333,6 +333,66 @@ def positions_that_differ() -> None:
     step(together, atoms)
 
 
+def anything_that_differs() -> None:
+    """Types, order, selection, cell and what is wanted must be the same on all ranks, too."""
+    if SIZE == 1:
+        return
+    model, atoms = zoo.pair(), crystal("Ar", (2, 2, 2))
+    together, _ = both(model, atoms)
+    other = atoms.copy()
+    if RANK == 1:
+        other.positions[[3, 5]] = other.positions[[5, 3]]  # the same sum
+    with refused(e.ProtocolError, "positions"):
+        step(together, other)
+    other = atoms.copy()
+    other.set_cell(atoms.cell.array * (1.0 + 1e-12 * RANK))
+    with refused(e.ProtocolError, "cell"):
+        step(together, other)
+    step(together, atoms)
+    other.numbers[2] = 14 if RANK == 1 else 18
+    start(together, other)
+    with refused(e.ProtocolError, "types"):
+        step(together, atoms)
+    together.set_atoms(Atoms(np.full(len(atoms), 18), selected=np.array([RANK])))
+    with refused(e.ProtocolError, "selections"):
+        step(together, atoms)
+    for kind in (ReplicatedForceProvider, DomainForceProvider):
+        provider = kind(model, COMM, tuning=False)
+        provider.set_atoms(Atoms(np.full(len(atoms), 18)))
+        provider.set_pairs(Search(0.5 + 0.1 * RANK), Cell.of(atoms.cell.array))
+        with refused(e.ProtocolError, "skin"):
+            step(provider, atoms)
+        start(provider, atoms)
+        out = ForceBuffers(np.zeros((len(atoms), 3)), np.zeros(1), energies=np.zeros(len(atoms)))
+        for name in ("forces", "energies"):
+            with refused(e.ProtocolError, "wanted"):
+                provider.compute(Step(atoms.positions.copy(), **{name: RANK == 0}), out)
+
+
+def warnings_that_are_errors() -> None:
+    """All ranks have them, before anything is added."""
+    atoms = crystal("Si", (2, 2, 2))
+    together, _ = both(zoo.uncertain(), atoms)
+    out = ForceBuffers(np.zeros((len(atoms), 3)), np.zeros(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises((UserWarning, e.RankFailedError), match="uncertain"):
+            together.compute(Step(atoms.positions.copy()), out)
+    assert not np.asarray(out.forces).any()
+    assert not np.asarray(out.energy).any()
+
+
+def communicators_that_come_and_go() -> None:
+    """MPI gives the handle of one that was freed to the next, of other ranks."""
+    for number in range(6):
+        color = (RANK + number) // 2 if number % 2 else RANK % 2
+        part = COMM.Split(color)
+        found = world(part)
+        assert MPI.Comm.Compare(found, part) == MPI.CONGRUENT
+        assert world(found) is found
+        part.Free()
+
+
 def communicators() -> None:
     """What is none is refused; those of fewer ranks work by themselves."""
     for wrong in ("world", 3, [0, 1]):
@@ -399,7 +459,9 @@ CHECKS: tuple[Callable[[], None], ...] = (
     only_one_rank_has_atoms, any_division, units_subset_and_selection, inputs_of_atoms_and_systems,
     uncertainty_is_said_once, forces_of_the_model_s_own, float32_model, models_that_need_everything,
     halos_that_are_too_narrow, outputs_that_do_not_add_up, mistakes_of_one_rank,
-    positions_that_differ, communicators, devices_are_chosen_and_logged, memory_that_mpi_takes,
+    positions_that_differ, anything_that_differs, warnings_that_are_errors,
+    communicators_that_come_and_go, communicators, devices_are_chosen_and_logged,
+    memory_that_mpi_takes,
 )  # fmt: skip
 
 if __name__ == "__main__":

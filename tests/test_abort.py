@@ -17,7 +17,7 @@ import os, signal, sys, threading, time
 import numpy as np
 from mpi4py import MPI
 from alchemi_bridge.domain import abort
-from alchemi_bridge.domain.abort import agree, collective, install, waiting
+from alchemi_bridge.domain.abort import agree, collective, waiting
 from alchemi_bridge.domain.ranks import world
 from alchemi_bridge.errors import CellError, RankFailedError
 
@@ -26,7 +26,6 @@ def cell_error():
 
 comm = world()
 rank = comm.Get_rank()
-install(comm)
 comm.Barrier()
 sys.stdout.write(f"\\nbegan {time.time()}\\n")
 sys.stdout.flush()
@@ -68,7 +67,7 @@ def test_a_rank_that_fails_ends_all(fault: str) -> None:
 if rank == 1:
     time.sleep(0.3)
     {what}
-with waiting():
+with waiting(comm):
     {WAITS["allreduce"]}
 """
     )
@@ -87,7 +86,7 @@ def test_wherever_the_others_are(wait: str) -> None:
 if rank == 1:
     time.sleep(0.3)
     sys.exit(0)
-with waiting():
+with waiting(comm):
     {WAITS[wait]}
 """
     )
@@ -150,6 +149,24 @@ sys.exit({status})
     assert "ends all ranks" not in done.stdout
 
 
+def test_ranks_that_are_not_waited_for_may_end() -> None:
+    """Two ranks work by themselves, and one of them takes its time."""
+    script = (
+        PRELUDE
+        + """
+half = world(comm.Split(rank // 2))
+if rank == 2:
+    sys.exit(0)
+if rank == 1:
+    time.sleep(abort.PATIENCE + 1.5)
+with waiting(half):
+    half.Barrier()
+"""
+    )
+    done = run_ranks(3, script, timeout=30.0)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("wait", WAITS)
@@ -162,7 +179,7 @@ def test_again_and_again(fault: str, wait: str) -> None:
 if rank == 1:
     time.sleep({0.1 * number})
     {what}
-with waiting():
+with waiting(comm):
     {WAITS[wait]}
 """
         )

@@ -12,7 +12,7 @@ import ase.build
 import ase.io
 import numpy as np
 import pytest
-from mpi_runs import needs_mpi, run_command, slow
+from mpi_runs import needs_mpi, run_command, run_ranks, slow
 
 from alchemi_bridge.cli.main import main
 
@@ -46,6 +46,38 @@ def test_dynamics(files: tuple[str, str], tmp_path: Path) -> None:
         np.testing.assert_allclose(a.get_forces(), b.get_forces(), rtol=0, atol=CLOSE)
     with (tmp_path / "two.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == [str(n) for n in range(21)]
+
+
+#: The command line in this process, which says how many steps of the model its rank made.
+COUNTING = """
+import sys
+from alchemi_bridge.cli.main import main
+from alchemi_bridge.domain.evaluator import DomainEvaluator
+steps, original = [], DomainEvaluator.evaluate
+DomainEvaluator.evaluate = lambda self, *a, **o: (steps.append(1), original(self, *a, **o))[1]
+status = main(sys.argv[1:])
+sys.stdout.write(f"\\nsteps {len(steps)}\\n")
+sys.stdout.flush()
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("command", ["evaluate", slow("verify")])
+def test_all_ranks_work(command: str, files: tuple[str, str], tmp_path: Path) -> None:
+    output = ["-o", str(tmp_path / "out.extxyz")] if command == "evaluate" else []
+    done = run_ranks(2, COUNTING, command, *files, *output)
+    assert done.returncode == 0, done.stdout
+    steps = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("steps")]
+    assert len(steps) == 2
+    assert min(steps) == max(steps) >= 2
+
+
+@pytest.mark.slow
+def test_doctor() -> None:
+    """MPI is there, and in order, also for the process that looks whether it is."""
+    done = run_command(2, [*CLI, "doctor"])
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("healthy") == 1
 
 
 @pytest.mark.slow

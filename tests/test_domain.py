@@ -23,9 +23,9 @@ SPREAD = 1e-3
 #: Three float64, for the coordinates and for the forces.
 BYTES_OF_AN_ATOM = 24
 
-#: Flags before a step (4 numbers), flags, energy and virial after it (12), and whether the buffers
-#: can hold the results (1).
-BYTES_OF_SUMS = 8 * (4 + 12 + 1)
+#: Flags and fingerprints before a step (14 numbers), flags, energy and virial after it (12), and
+#: whether the buffers can hold the results (1).
+BYTES_OF_SUMS = 8 * (14 + 12 + 1)
 
 
 @needs_mpi
@@ -101,4 +101,4 @@ def test_unusual_systems_wishes_and_mistakes(n_ranks: int) -> None:
     done = run_ranks(n_ranks, HERE / "domain_edges.py", timeout=300.0)
     assert done.returncode == 0, done.stdout
     checks = [line for line in done.stdout.splitlines() if line.startswith("done: ")]
-    assert len(checks) == 20
+    assert len(checks) == 23

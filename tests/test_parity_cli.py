@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +28,9 @@ QUICK = ["--repeats", "1"]
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Reports go to a folder of the test; the log is left as it was found."""
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports go to a folder of the test."""
     monkeypatch.chdir(tmp_path)
-    yield
-    logging.captureWarnings(False)
-    for logger in (console.LOGGER, logging.getLogger("py.warnings")):
-        logger.handlers.clear()
-        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

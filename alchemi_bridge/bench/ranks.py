@@ -26,7 +26,6 @@ from alchemi_bridge.bench.workloads import WORKLOADS, moving
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import Atoms, ForceBuffers, ForceProvider, Step
 from alchemi_bridge.domain import DomainForceProvider, decompose, wrap
-from alchemi_bridge.domain.abort import install
 from alchemi_bridge.domain.ranks import mpi, single, world
 from alchemi_bridge.pairs import Search
 from alchemi_bridge.provider import MetatomicForceProvider
@@ -223,7 +222,6 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     comm = world(mpi().COMM_WORLD) or single()
-    install(comm)
     rows = [RankTimes(name, args.atoms).measure(args.steps) for name in LAYERS]
     if comm.Get_rank() == 0:
         with tempfile.NamedTemporaryFile("w", dir=args.output.parent, delete=False) as file:

@@ -91,7 +91,7 @@ def predict(row: RanksRow, n_ranks: int, n_atoms: int | None = None) -> Predicti
     atoms = row.atoms if n_atoms is None else n_atoms
     edge = (atoms / row.density) ** (1.0 / 3.0)
     lengths = np.full(3, edge)
-    sides = lengths / np.array(choose_grid(n_ranks, lengths, row.range + row.skin))
+    sides = lengths / np.array(choose_grid(n_ranks, lengths, halo=row.range + row.skin))
     spacing = HALF_SPACING * row.density ** (-1.0 / 3.0)
     own = float(np.prod(sides))
     halo = around(sides, lengths, row.range + row.skin - spacing) / own - 1.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -70,7 +69,7 @@ def _stem(cpu: str) -> str:
 
 
 def _measured(n_ranks: int, quick: bool) -> list[dict[str, Any]]:
-    from alchemi_bridge.domain.ranks import mpi, mpiexec
+    from alchemi_bridge.domain.ranks import environment_of_one, mpi, mpiexec
 
     mpi()  # says what is missing
     launcher = mpiexec()
@@ -85,7 +84,7 @@ def _measured(n_ranks: int, quick: bool) -> list[dict[str, Any]]:
         try:
             done = subprocess.run(
                 [launcher, "-n", str(n_ranks), *worker],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**environment_of_one(), "OMP_NUM_THREADS": "1"},
                 capture_output=True,
                 text=True,
                 check=False,

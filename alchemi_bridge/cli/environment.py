@@ -181,9 +181,12 @@ def probe(code: str, seconds: float = PROBE_SECONDS) -> tuple[str, str]:
     output, error
         What it printed, and why it failed (empty if it did not).
     """
+    from alchemi_bridge.domain.ranks import environment_of_one
+
     try:
         done = subprocess.run(
             [sys.executable, "-c", code],
+            env=environment_of_one(),
             capture_output=True,
             text=True,
             errors="replace",

@@ -81,7 +81,6 @@ def _on_all_ranks(arguments: list[str]) -> int:
     if launched_ranks() < 2:
         return _run(arguments)
     from alchemi_bridge.domain import dismiss, follow, lead, world
-    from alchemi_bridge.domain.abort import install
 
     try:
         comm = world()
@@ -90,7 +89,6 @@ def _on_all_ranks(arguments: list[str]) -> int:
         return EXIT_USAGE
     if comm is None:
         return _run(arguments)
-    install(comm)
     if comm.Get_rank() > 0:
         # an interrupt reaches all ranks; what comes of it is for the first to decide
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -56,7 +56,7 @@ def cuda_aware(comm: Any) -> Awareness:
             VARIABLE, expected="auto, 0 or 1", got=repr(choice), fix="unset it"
         )
     mine = _asked() if choice == "auto" else Awareness(choice == "1", f"{VARIABLE}={choice}")
-    with waiting():
+    with waiting(comm):
         every = comm.allgather(mine)
     return next((one for one in every if not one.supported), mine)
 
@@ -96,7 +96,7 @@ def check_against_host(comm: Any, device: torch.device) -> bool:
     through = np.zeros(_CHECKED)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    with waiting():
+    with waiting(comm):
         comm.Sendrecv(sent, to, recvbuf=direct, source=of)
         comm.Sendrecv(sent.cpu().numpy(), to, recvbuf=through, source=of)
         same = np.array([int(np.array_equal(direct.cpu().numpy(), through))])

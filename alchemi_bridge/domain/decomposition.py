@@ -439,7 +439,7 @@ def over(comm: Any) -> Total:
         from mpi4py import MPI
 
         found = np.ascontiguousarray(counts)
-        with waiting():
+        with waiting(comm):
             comm.Allreduce(MPI.IN_PLACE, found, op=MPI.SUM)
         return found
 

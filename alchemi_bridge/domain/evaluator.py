@@ -21,6 +21,7 @@ from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import Atoms, ForceBuffers, Quantity, Step
 from alchemi_bridge.domain.abort import agree, collective, failed_flag, raise_agreed, waiting
 from alchemi_bridge.domain.exchange import Exchange
+from alchemi_bridge.domain.fingerprint import halves, of_values
 from alchemi_bridge.domain.halo import find_halo
 from alchemi_bridge.errors import (
     ConfigurationError,
@@ -36,6 +37,14 @@ from alchemi_bridge.provider import MetatomicForceProvider
 from alchemi_bridge.stages import stage
 
 LOGGER = logging.getLogger(__name__)
+
+#: What must be the same on all ranks in each step, and what to do if it is not.
+_SHARED = (
+    ("cell", "hand over the cell of the whole system on every rank"),
+    ("what is wanted, skin or halo", "ask for the same on all ranks"),
+    ("positions, types, selections or inputs",
+     "give random numbers the same seed on all ranks, and read the same files"),
+)  # fmt: skip
 
 #: Numbers that are summed at the end of a step: two flags, energy, virial.
 _SUMS = 12
@@ -212,7 +221,7 @@ class DomainEvaluator:
         wanted: Wanted,
         *,
         regroup: Callable[[], HomeStep] | None = None,
-        checksum: Callable[[], float] | None = None,
+        fingerprint: Callable[[], int] | None = None,
     ) -> tuple[Evaluation, HomeAtoms]:
         """Results of this rank's atoms; energy and virial are those of all.
 
@@ -225,8 +234,8 @@ class DomainEvaluator:
         regroup
             Divides the atoms anew before a pair search, the same way on all ranks, and hands over
             the step of those that are this rank's now.
-        checksum
-            A number that must be the same on all ranks.
+        fingerprint
+            64 bits that must be the same on all ranks: of what the atoms of all are.
 
         Returns
         -------
@@ -235,7 +244,7 @@ class DomainEvaluator:
         HomeAtoms
             The atoms that the rows belong to.
         """
-        step, moved, must_search = self._begin(prepare, checksum)
+        step, moved, must_search = self._begin(prepare, wanted, fingerprint)
         for _ in range(ATTEMPTS):
             if must_search:
                 with collective(self.comm):
@@ -273,15 +282,18 @@ class DomainEvaluator:
     # --- a step --------------------------------------------------------------------------------
 
     def _begin(
-        self, prepare: Callable[[], HomeStep], checksum: Callable[[], float] | None
+        self,
+        prepare: Callable[[], HomeStep],
+        wanted: Wanted,
+        fingerprint: Callable[[], int] | None,
     ) -> tuple[HomeStep, Moved, bool]:
         """What this rank has to say before anything travels, and what all have."""
         error: BaseException | None = None
         step = moved = None
-        must_search, number = True, 0.0
+        must_search, numbers = True, [0, 0, 0]
         try:
             step = prepare()
-            number = 0.0 if checksum is None else checksum()
+            numbers = self._fingerprints(step, wanted, fingerprint)
             domain = self._domain
             known = domain is not None and domain.home is step.atoms
             moved = self._advance(step, domain if known else None)
@@ -290,26 +302,34 @@ class DomainEvaluator:
             must_search = self._is_old(step, facts.displacement)
         except BaseException as problem:
             error = problem
-        number = number if np.isfinite(number) else 0.0
-        flags = np.array([failed_flag(error), float(must_search), number, -number])
+        mine = np.concatenate([halves(number) for number in numbers])
+        flags = np.concatenate([[failed_flag(error), float(must_search)], mine, -mine])
         self._reduce(flags, "MAX")
         if flags[0]:
             raise_agreed(self.comm, error)
-        if flags[2] != -flags[3]:
+        different = (flags[2:8] != -flags[8:]).reshape(3, 2).any(axis=1)
+        for what, fix in np.array(_SHARED)[different]:
             raise ProtocolError(
-                "positions",
-                expected="the same on all ranks",
-                got="different ones",
-                fix="give random numbers the same seed on all ranks, and read the same files",
+                str(what), expected="the same on all ranks", got="different ones", fix=str(fix)
             )
         assert step is not None
         assert moved is not None
         return step, moved, bool(flags[1])
 
+    def _fingerprints(
+        self, step: HomeStep, wanted: Wanted, fingerprint: Callable[[], int] | None
+    ) -> list[int]:
+        """Of the things in ``_SHARED``."""
+        return [
+            of_values(step.cell.vectors.tobytes(), step.cell.pbc),
+            of_values(wanted, self.skin, self.range),
+            0 if fingerprint is None else fingerprint(),
+        ]
+
     def _reduce(self, numbers: np.ndarray, operation: str) -> None:
         from mpi4py import MPI
 
-        with stage("exchange"), waiting():
+        with stage("exchange"), waiting(self.comm):
             self.comm.Allreduce(MPI.IN_PLACE, numbers, op=getattr(MPI, operation))
 
     def _advance(self, step: HomeStep, domain: _Domain | None) -> Moved:
@@ -455,7 +475,6 @@ class DomainEvaluator:
         assert self.skin is not None
         self._forget()
         with stage("search"):
-            self._require_same_cell(step.cell)
             width = self.range + self.skin
             with collective(self.comm):
                 positions = moved.positions.detach().cpu().numpy().astype(np.float64)
@@ -517,15 +536,3 @@ class DomainEvaluator:
         candidates = find_pairs(local, step.cell, reach, None if alone else margin, least)
         self.inner.set_atoms(Atoms(types, selected=None if alone else counting))
         self.inner.set_pairs(candidates, step.cell)
-
-    def _require_same_cell(self, cell: Cell) -> None:
-        mine = np.concatenate([cell.vectors.ravel(), np.array(cell.pbc, dtype=np.float64)])
-        ends = np.concatenate([mine, -mine])
-        self._reduce(ends, "MAX")
-        if not np.array_equal(ends[:12], -ends[12:]):
-            raise ProtocolError(
-                "cell",
-                expected="the same on all ranks",
-                got="different ones",
-                fix="hand over the cell of the whole system on every rank",
-            )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alchemi_bridge.domain.abort import waiting
+from alchemi_bridge.domain.abort import vital, waiting
 from alchemi_bridge.stages import stage
 
 LOGGER = logging.getLogger(__name__)
@@ -72,10 +72,10 @@ class Exchange:
     def __init__(
         self, comm: Any, pattern: Pattern, device: torch.device, direct: bool = False
     ) -> None:
-        self.pattern, self.device = pattern, device
+        self.pattern, self.device, self._comm = pattern, device, comm
         self._wire = device if direct or device.type == "cpu" else torch.device("cpu")
         to, of = list(pattern.send_ranks), list(pattern.receive_ranks)
-        with waiting():
+        with waiting(comm):
             self._outward = comm.Create_dist_graph_adjacent(of, to, reorder=False)
             self._homeward = comm.Create_dist_graph_adjacent(to, of, reorder=False)
         rows = [torch.from_numpy(rows) for rows in pattern.send_rows]
@@ -86,7 +86,7 @@ class Exchange:
 
     def free(self) -> None:
         """Give the communicators back; collective."""
-        with waiting():
+        with waiting(self._comm):
             self._outward.Free()
             self._homeward.Free()
 
@@ -103,7 +103,7 @@ class Exchange:
         torch.Tensor
             (n_halo, ...) of the same dtype, on the device.
         """
-        with stage("exchange"):
+        with stage("exchange"), vital(self._comm):
             packed = home.index_select(0, self._rows)
             return self._move(self._outward, packed, self._sent, self.pattern.receive_counts)
 
@@ -119,7 +119,7 @@ class Exchange:
         home
             (n_home, ...) of this rank's atoms, which is added to.
         """
-        with stage("exchange"):
+        with stage("exchange"), vital(self._comm):
             counts = self.pattern.receive_counts
             arrived = self._move(self._homeward, halo, counts, self._sent)
             for rows, places in self._rounds:
@@ -136,7 +136,7 @@ class Exchange:
         if self._wire.type == "cuda":
             torch.cuda.current_stream(self._wire).synchronize()  # MPI knows nothing of streams
         messages = _message(out, sent, width), _message(into, received, width)
-        with waiting():
+        with waiting(self._comm):
             graph.Neighbor_alltoallv(*messages)
         self.bytes_sent += len(out) * width
         return into.to(self.device)

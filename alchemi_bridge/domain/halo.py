@@ -70,7 +70,7 @@ def find_halo(
     with collective(comm):
         centers = positions[counting]
         box = _box(centers, cell)
-    with waiting():
+    with waiting(comm):
         boxes = np.array(comm.allgather(box))
     with collective(comm):
         me = comm.Get_rank()
@@ -180,7 +180,7 @@ def _announce(comm: Any, targets: Sequence[int]) -> list[int]:
     flags = np.zeros(comm.Get_size(), dtype=np.uint8)
     flags[list(targets)] = 1
     others = np.empty_like(flags)
-    with waiting():
+    with waiting(comm):
         comm.Alltoall(flags, others)
     return [int(rank) for rank in np.flatnonzero(others)]
 
@@ -191,7 +191,7 @@ def _swap(
     """Arrays to some ranks, and those of others."""
     from mpi4py import MPI
 
-    with waiting():
+    with waiting(comm):
         requests = [comm.isend(array, dest=rank, tag=tag) for rank, array in sent.items()]
         found = {rank: comm.recv(source=rank, tag=tag) for rank in sources}
         MPI.Request.waitall(requests)

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from alchemi_bridge.cell import Cell
-from alchemi_bridge.contract import Atoms, ForceBuffers, Quantity, Step
+from alchemi_bridge.contract import Atoms, ForceBuffers, Quantity, Step, require_kind
 from alchemi_bridge.device import DeviceBuffer, Event
-from alchemi_bridge.domain.abort import waiting
+from alchemi_bridge.domain.abort import agreed, waiting
 from alchemi_bridge.domain.evaluator import DomainEvaluator
 from alchemi_bridge.domain.ranks import world
 from alchemi_bridge.domain.replicated import ReplicatedForceProvider
@@ -114,9 +114,11 @@ def follow(comm: Any) -> int:
             return int(arguments[0])
         try:
             _do(comm, providers, what, *arguments)
-        except BridgeError as error:
+        except BaseException as error:
+            if not (isinstance(error, BridgeError) or agreed(error)):
+                raise
             # all ranks have it; what comes of it is the leader's to say
-            LOGGER.debug("rank %d: %s", comm.Get_rank(), error)
+            LOGGER.debug("rank %d: %r", comm.Get_rank(), error)
 
 
 def _do(
@@ -170,7 +172,7 @@ def _broadcast(comm: Any, message: Any) -> Any:
             nap = min(2.0 * nap, LONGEST_NAP)
     if data is None:
         data = np.empty(int(size[0]), dtype=np.uint8)
-    with waiting():
+    with waiting(comm):
         comm.Bcast(np.array(data) if leading else data, root=0)
     return message if leading else pickle.loads(data.tobytes())
 
@@ -206,6 +208,7 @@ class LedForceProvider(ReplicatedForceProvider):
 
     def set_atoms(self, atoms: Atoms) -> None:
         """As for every provider."""
+        require_kind("atoms", atoms, Atoms, "pass Atoms(types)")
         self._group.tell("atoms", self._number, _portable_atoms(atoms))
         super().set_atoms(atoms)
 
@@ -222,6 +225,8 @@ class LedForceProvider(ReplicatedForceProvider):
 
     def compute(self, step: Step, out: ForceBuffers) -> Event:
         """As for every provider."""
+        require_kind("step", step, Step, "pass Step(positions)")
+        require_kind("out", out, ForceBuffers, "pass ForceBuffers(forces, energy)")
         self._group.tell("compute", self._number, _portable_step(step))
         return super().compute(step, out)
 

@@ -64,7 +64,7 @@ class Migration:
             sent = np.bincount(ranks, minlength=size).astype(np.int64)
             received = sent.copy()
         if size > 1:
-            with waiting():
+            with waiting(comm):
                 comm.Alltoall(sent, received)
         return cls(comm, order, sent, received)
 
@@ -141,7 +141,7 @@ class Migration:
         from mpi4py import MPI
 
         row = MPI.BYTE.Create_contiguous(width).Commit()  # counts of bytes may pass 2**31
-        with waiting():
+        with waiting(self.comm):
             requests = [
                 self.comm.Irecv([block, len(block), row], source=rank, tag=_TAG)
                 for rank, block in enumerate(of)
@@ -241,7 +241,7 @@ def _agree_on_kinds(comm: Any, arrays: Mapping[str, np.ndarray]) -> None:
     kinds = _kinds(arrays)
     number = zlib.crc32(kinds.encode())
     ends = np.array([number, -number], dtype=np.int64)
-    with waiting():
+    with waiting(comm):
         comm.Allreduce(MPI.IN_PLACE, ends, op=MPI.MIN)
         if ends[0] == -ends[1]:
             return

@@ -26,7 +26,7 @@ from alchemi_bridge.contract import (
 )
 from alchemi_bridge.delivery import Delivery
 from alchemi_bridge.device import Event, place, require_current
-from alchemi_bridge.domain.abort import collective, install, waiting
+from alchemi_bridge.domain.abort import collective, waiting
 from alchemi_bridge.domain.aware import check_against_host, cuda_aware
 from alchemi_bridge.domain.evaluator import DomainEvaluator, DomainFacts, HomeAtoms, HomeStep
 from alchemi_bridge.domain.ranks import share_cores, single, world
@@ -62,8 +62,10 @@ class DomainForceProvider:
     which halo the model needs. An engine that brings its own ghost atoms and lists has
     :class:`~alchemi_bridge.provider.MetatomicForceProvider` on each rank.
 
-    What one rank raises in a call, all ranks raise, and nothing is added then. A rank that ends
-    without the others ends them, too (:mod:`alchemi_bridge.domain.abort`).
+    What one rank raises in a call, all ranks raise, and nothing is added then. (On a GPU, results
+    that are finite, but not in the engine's buffers of float32, are found later, by the rank whose
+    buffers they are.) A rank that ends without the others ends them, too
+    (:mod:`alchemi_bridge.domain.abort`).
 
     Parameters
     ----------
@@ -106,7 +108,6 @@ class DomainForceProvider:
         self.comm = world(comm) or single()
         self.n_ranks, self.rank = int(self.comm.Get_size()), int(self.comm.Get_rank())
         if self.n_ranks > 1:
-            install(self.comm)
             share_cores(self.comm)
         with collective(self.comm):
             self._check_options(options)
@@ -126,6 +127,7 @@ class DomainForceProvider:
         self.check_consistency = inner.check_consistency
         self._delivery = Delivery(energy, self._length)
         self._threshold = uncertainty_threshold
+        self._speaks = True
         self._prepared: PreparedAtoms | None = None
         self._home: HomeAtoms | None = None
         self._cell: Cell | None = None
@@ -175,7 +177,7 @@ class DomainForceProvider:
             )
 
     def _report(self) -> None:
-        with waiting():
+        with waiting(self.comm):
             devices = self.comm.gather(str(self.loaded.device), root=0)
         if self.rank == 0 and self.n_ranks > 1:
             for rank, device in enumerate(devices):
@@ -319,9 +321,9 @@ class DomainForceProvider:
 
         found, _ = self._evaluator.evaluate(prepare, wanted_of(step))
         assert self._prepared is not None
+        self._warn(found, self._prepared.subset)
         check = self._delivery.add(found, views, self._prepared.subset, self._together)
         self._results = found
-        self._warn(found, self._prepared.subset)
         return Event.record(self.loaded.device, check=check)
 
     # --- shared with the provider of replicated atoms -------------------------------------------
@@ -362,9 +364,13 @@ class DomainForceProvider:
         return collective(self.comm)
 
     def _warn(self, found: Evaluation, names: torch.Tensor | None) -> None:
-        if found.uncertainty is not None and self._threshold is not None:
-            factor = conversion_factor(self.loaded.energy_unit, "eV")
-            warn_if_uncertain(found.uncertainty * factor, self._threshold, names, stacklevel=5)
+        """Of uncertain atoms; by the first rank for all, if all have all atoms."""
+        if found.uncertainty is None or self._threshold is None:
+            return
+        with self._together():  # a warning may be an error
+            if self._speaks:
+                factor = conversion_factor(self.loaded.energy_unit, "eV")
+                warn_if_uncertain(found.uncertainty * factor, self._threshold, names, stacklevel=5)
 
 
 def wanted_of(step: Step) -> Wanted:

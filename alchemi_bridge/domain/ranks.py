@@ -19,7 +19,11 @@ LOGGER = logging.getLogger(__name__)
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "PALS_NRANKS",
          "SLURM_STEP_NUM_TASKS", "FLUX_JOB_SIZE")  # fmt: skip
 
-_duplicates: dict[int, Any] = {}
+#: How names begin of variables by which a process knows that it is one of several ranks.
+LAUNCHERS = ("PMI_", "PMIX_", "OMPI_", "MPI_LOCAL", "MV2_COMM_", "HYDI_", "HYDRA_", "PALS_")
+
+#: Keys of what communicators remember: their duplicate, and that they are one.
+_keys: list[int] = []
 
 
 def launched_ranks(environ: Mapping[str, str] | None = None) -> int:
@@ -33,6 +37,11 @@ def launched_ranks(environ: Mapping[str, str] | None = None) -> int:
         if text.isdecimal():
             return max(int(text), 1)
     return 1
+
+
+def environment_of_one() -> dict[str, str]:
+    """The environment for a process that is none of the ranks with which this one was started."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
 
 
 def mpiexec() -> str | None:
@@ -77,10 +86,14 @@ def world(comm: Any = "auto") -> Any | None:
     """
     if comm is None or comm is False:
         return None
+    # here, since NumPy takes a while: the command line asks for the number of ranks first
+    from alchemi_bridge.domain.abort import install
+
     if isinstance(comm, str) and comm == "auto":
         if launched_ranks() < 2:
             return None
         comm = mpi().COMM_WORLD
+        install()
         return _duplicate(comm) if comm.Get_size() > 1 else None
     if not hasattr(comm, "Create_dist_graph_adjacent"):
         raise ConfigurationError(
@@ -89,6 +102,7 @@ def world(comm: Any = "auto") -> Any | None:
             got=repr(comm),
             fix="pass mpi4py.MPI.COMM_WORLD, for example",
         )
+    install()
     return _duplicate(comm)
 
 
@@ -102,11 +116,14 @@ def share_cores(comm: Any) -> None:
 
     Otherwise every rank would start a thread on every core, and all would wait for each other.
     """
-    import torch  # the command line asks for the number of ranks before it needs torch
+    import torch
 
-    local = comm.Split_type(mpi().COMM_TYPE_SHARED)
-    ranks = local.Get_size()
-    local.Free()
+    from alchemi_bridge.domain.abort import waiting
+
+    with waiting(comm):
+        local = comm.Split_type(mpi().COMM_TYPE_SHARED)
+        ranks = local.Get_size()
+        local.Free()
     share = max(1, len(os.sched_getaffinity(0)) // ranks)
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > share:
         LOGGER.info("%d ranks on this node: %d torch threads each", ranks, share)
@@ -114,9 +131,25 @@ def share_cores(comm: Any) -> None:
 
 
 def _duplicate(comm: Any) -> Any:
-    if comm in _duplicates.values():
+    """The duplicate that a communicator remembers; it is freed with it."""
+    from alchemi_bridge.domain.abort import waiting
+
+    MPI = mpi()
+    if not _keys:
+        _keys.append(MPI.Comm.Create_keyval(delete_fn=_free))
+        _keys.append(MPI.Comm.Create_keyval())
+    remembered, is_one = _keys
+    if comm.Get_attr(is_one):
         return comm
-    key = int(comm.handle)
-    if key not in _duplicates:
-        _duplicates[key] = comm.Dup()
-    return _duplicates[key]
+    found = comm.Get_attr(remembered)
+    if found is None:
+        with waiting(comm):
+            found = comm.Dup()
+        found.Set_attr(is_one, True)
+        comm.Set_attr(remembered, found)
+    return found
+
+
+def _free(comm: Any, key: int, duplicate: Any) -> None:
+    if comm not in (mpi().COMM_WORLD, mpi().COMM_SELF):  # these end with the process
+        duplicate.Free()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from alchemi_bridge.atoms import PreparedAtoms
 from alchemi_bridge.cell import Cell
-from alchemi_bridge.contract import ForceBuffers, Quantity, Step
+from alchemi_bridge.contract import Atoms, ForceBuffers, Quantity, Step
 from alchemi_bridge.device import Event
-from alchemi_bridge.domain.abort import waiting
+from alchemi_bridge.domain.abort import vital, waiting
 from alchemi_bridge.domain.decomposition import decompose, wrap
 from alchemi_bridge.domain.evaluator import HomeAtoms, HomeStep
+from alchemi_bridge.domain.fingerprint import of_tensor, of_values
 from alchemi_bridge.domain.provider import DomainForceProvider, wanted_of
 from alchemi_bridge.model import Evaluation
 from alchemi_bridge.provider import own_autograd_mode
@@ -57,11 +59,26 @@ class ReplicatedForceProvider(DomainForceProvider):
 
     At every pair search the atoms are divided into domains anew, with equal numbers of atoms. In a
     step each rank evaluates its domain, and all results go to all ranks: this is what programs need
-    that know nothing of ranks, and its price. Positions must be the same on all ranks, which is
-    checked in every step.
+    that know nothing of ranks, and its price. Positions, cell, types, selections and inputs must be
+    the same on all ranks, bit by bit, which is checked in every step.
     """
 
     _division: _Division | None = None
+    _constant = 0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._speaks = self.rank == 0
+
+    def set_atoms(self, atoms: Atoms) -> None:
+        """Take all atoms, the same on all ranks."""
+        super().set_atoms(atoms)
+        prepared = self._prepared
+        assert prepared is not None
+        selected = None if prepared.selected is None else prepared.selected.values
+        self._constant = of_values(
+            of_tensor(prepared.types), of_tensor(prepared.subset), of_tensor(selected)
+        )
 
     @own_autograd_mode
     def compute(self, step: Step, out: ForceBuffers) -> Event:
@@ -83,19 +100,24 @@ class ReplicatedForceProvider(DomainForceProvider):
             self._division = self._divided(given[0])
             return self._mine(given[0], self._division)
 
-        def checksum() -> float:
-            return float(given[0].source.sum(dtype=torch.float64))
+        def fingerprint() -> int:
+            inputs = sorted(given[0].inputs.items())
+            return of_values(
+                of_tensor(given[0].source),
+                self._constant,
+                [(name, q.unit, of_tensor(q.values)) for name, q in inputs],
+            )
 
         found, _ = self._evaluator.evaluate(
-            prepare, wanted_of(step), regroup=regroup, checksum=checksum
+            prepare, wanted_of(step), regroup=regroup, fingerprint=fingerprint
         )
         assert self._division is not None
-        whole = self._gathered(found, self._division)
+        with vital(self.comm):
+            whole = self._gathered(found, self._division)
         assert self._prepared is not None
+        self._warn(whole, self._prepared.subset)
         check = self._delivery.add(whole, views, self._prepared.subset, self._together)
         self._results = whole
-        if self.rank == 0:
-            self._warn(whole, self._prepared.subset)
         return Event.record(self.loaded.device, check=check)
 
     def _mine(self, given: _Given, division: _Division) -> HomeStep:
@@ -164,7 +186,7 @@ class ReplicatedForceProvider(DomainForceProvider):
             sizes = division.counts * width
             total = torch.empty((int(division.counts.sum()), *mine.shape[1:]), dtype=mine.dtype)
             places = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-            with waiting():
+            with waiting(self.comm):
                 self.comm.Allgatherv(
                     [mine.reshape(-1).view(torch.uint8).numpy(), MPI.BYTE],
                     [total.reshape(-1).view(torch.uint8).numpy(), (sizes, places), MPI.BYTE],

@@ -23,7 +23,7 @@ from metatomic.torch import AtomisticModel, ModelMetadata
 
 from alchemi_bridge.batch import StructureResult
 from alchemi_bridge.contract import Atoms, Cell, ForceBuffers, Step
-from alchemi_bridge.domain.leading import AnyProvider, provider_for
+from alchemi_bridge.domain.leading import AnyProvider, LedForceProvider, provider_for
 from alchemi_bridge.engines.ase_batch import ManyStructures, positions_of
 from alchemi_bridge.engines.ase_inputs import quantities, watched_arrays, watched_info
 from alchemi_bridge.engines.ase_values import (
@@ -197,8 +197,12 @@ class BridgeCalculator(ManyStructures, Calculator):
     def __deepcopy__(self, memo: dict[int, Any]) -> BridgeCalculator:
         """A calculator of its own, with its own pair list, on the same loaded model."""
         keywords = {**self.parameters, "model": self.loaded}
-        # these belong to loading, which is done
-        keywords.update(extensions_directory=None, sha256=None, device=None, comm=self._comm)
+        if isinstance(self.provider, LedForceProvider):
+            keywords["model"] = self.loaded.path  # the other ranks load it anew
+        else:
+            # these belong to loading, which is done
+            keywords.update(extensions_directory=None, sha256=None, device=None)
+        keywords["comm"] = self._comm
         made = type(self)(**keywords)
         made.parameters.update(self.parameters)
         return made

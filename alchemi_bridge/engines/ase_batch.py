@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class ManyStructures:
     implemented_properties: list[str]
     _with_gradients: bool
     _threshold: float | None
+    _apart: Any = None
 
     @property
     def loaded(self) -> LoadedModel:
@@ -85,8 +87,9 @@ class ManyStructures:
     ) -> list[dict[str, Any]]:
         """Evaluate the model on several structures at once.
 
-        Those that are periodic in three directions, and the others, are each one evaluation.
-        Additional outputs are not kept; see :meth:`run_model`.
+        Those that are periodic in three directions, and the others, are each one evaluation; on
+        several ranks each structure is, by all ranks together. Additional outputs are not kept;
+        see :meth:`run_model`.
 
         Parameters
         ----------
@@ -106,6 +109,8 @@ class ManyStructures:
         """
         structures = _as_list(structures)
         asked = {properties} if isinstance(properties, str) else set(properties)
+        if getattr(self.provider, "n_ranks", 1) > 1:
+            return [self._evaluate_apart(atoms, asked) for atoms in structures]
         periodic = [all(s.pbc) for s in structures]
         merged: dict[int, dict[str, Any]] = {}
         for flag in (True, False):
@@ -130,6 +135,17 @@ class ManyStructures:
                     warn_if_uncertain(result.uncertainty, self._threshold, structure=k)
         return [merged[k] for k in range(len(structures))]
 
+    def _evaluate_apart(self, atoms: ase.Atoms, asked: set[str]) -> dict[str, Any]:
+        """One structure on all ranks, by a calculator whose results are nobody's."""
+        if self._apart is None:
+            self._apart = copy.deepcopy(self)
+        other = self._apart
+        other.calculate(atoms, sorted(asked if all(atoms.pbc) else asked - {"stress"}))
+        found = dict(other.results)
+        if other.uncertainty is not None and "energy" in found:
+            found["uncertainty"] = other.uncertainty
+        return found
+
     def compute_energy(
         self,
         atoms: ase.Atoms | Sequence[ase.Atoms],
@@ -138,6 +154,8 @@ class ManyStructures:
         per_atom: bool = False,
     ) -> dict[str, Any]:
         """Energies of one structure or several, as metatomic-ase's method of this name.
+
+        On several ranks, the one that calls it evaluates all by itself.
 
         Returns
         -------
@@ -170,6 +188,8 @@ class ManyStructures:
         selected_atoms: Labels | None = None,
     ) -> dict[str, TensorMap]:
         """Any outputs of the model, as metatensor ``TensorMap`` on the model's device.
+
+        On several ranks, the one that calls it evaluates all by itself.
 
         Parameters
         ----------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
-import os
 import secrets
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import numpy as np
 from ase import Atoms
 
 from alchemi_bridge.domain.leading import leader
-from alchemi_bridge.domain.ranks import mpiexec
+from alchemi_bridge.domain.ranks import environment_of_one, mpiexec
 from alchemi_bridge.engines.ase import BridgeCalculator
 from alchemi_bridge.errors import BridgeError, EvaluationError
 from alchemi_bridge.parity.builtin_paths import BridgeEvaluator
@@ -48,7 +47,12 @@ class Ranks:
         assert launcher is not None  # unavailable() has seen to it
         self._folder = tempfile.TemporaryDirectory()
         address, key = str(Path(self._folder.name) / "ranks"), secrets.token_bytes(16)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", ADDRESS: address, KEY: key.hex()}
+        environment = {
+            **environment_of_one(),
+            "OMP_NUM_THREADS": "1",
+            ADDRESS: address,
+            KEY: key.hex(),
+        }
         with Listener(address, "AF_UNIX", authkey=key) as listener:
             # _listener._socket: the only way to a timeout, without which a launcher that fails
             # would be waited for forever

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from alchemi_bridge.domain import dismiss, follow, lead
-from alchemi_bridge.domain.abort import install
 from alchemi_bridge.domain.ranks import mpi, world
 from alchemi_bridge.parity.mpi_path import ADDRESS, KEY, calculator
 from alchemi_bridge.parity.paths import Evaluator
@@ -21,7 +20,6 @@ def main() -> None:
     torch.set_num_threads(1)
     comm = world(mpi().COMM_WORLD)
     assert comm is not None
-    install(comm)
     if comm.Get_rank() > 0:
         follow(comm)
         return
