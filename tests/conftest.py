@@ -22,7 +22,6 @@ def _one_thread() -> None:
 def _log_as_it_was() -> Iterator[None]:
     """The command line, called in a test, sets up the log of the process."""
     yield
-    logging.captureWarnings(False)
     for logger in (console.LOGGER, logging.getLogger("py.warnings")):
         logger.handlers.clear()
         logger.setLevel(logging.NOTSET)

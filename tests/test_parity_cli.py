@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,11 @@ QUICK = ["--repeats", "1"]
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports go to a folder of the test."""
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Reports go to a folder of the test; warnings are captured anew in each."""
     monkeypatch.chdir(tmp_path)
+    yield
+    logging.captureWarnings(False)
 
 
 @pytest.fixture
