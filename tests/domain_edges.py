@@ -364,6 +364,9 @@ def anything_that_differs() -> None:
             step(provider, atoms)
         start(provider, atoms)
         out = ForceBuffers(np.zeros((len(atoms), 3)), np.zeros(1), energies=np.zeros(len(atoms)))
+        with refused(e.ProtocolError, "precision"):
+            kinds = np.float32 if RANK == 0 else np.float64
+            provider.compute(Step(atoms.positions.astype(kinds)), out)
         for name in ("forces", "energies"):
             with refused(e.ProtocolError, "wanted"):
                 provider.compute(Step(atoms.positions.copy(), **{name: RANK == 0}), out)

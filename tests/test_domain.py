@@ -23,9 +23,9 @@ SPREAD = 1e-3
 #: Three float64, for the coordinates and for the forces.
 BYTES_OF_AN_ATOM = 24
 
-#: Flags and fingerprints before a step (14 numbers), flags, energy and virial after it (12), and
+#: Flags and fingerprints before a step (18 numbers), flags, energy and virial after it (12), and
 #: whether the buffers can hold the results (1).
-BYTES_OF_SUMS = 8 * (14 + 12 + 1)
+BYTES_OF_SUMS = 8 * (18 + 12 + 1)
 
 
 @needs_mpi

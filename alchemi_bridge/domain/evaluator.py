@@ -42,6 +42,7 @@ LOGGER = logging.getLogger(__name__)
 _SHARED = (
     ("cell", "hand over the cell of the whole system on every rank"),
     ("what is wanted, skin or halo", "ask for the same on all ranks"),
+    ("precision of positions, or kind of inputs", "hand over arrays of the same kind on all ranks"),
     ("positions, types, selections or inputs",
      "give random numbers the same seed on all ranks, and read the same files"),
 )  # fmt: skip
@@ -290,7 +291,7 @@ class DomainEvaluator:
         """What this rank has to say before anything travels, and what all have."""
         error: BaseException | None = None
         step = moved = None
-        must_search, numbers = True, [0, 0, 0]
+        must_search, numbers = True, [0] * len(_SHARED)
         try:
             step = prepare()
             numbers = self._fingerprints(step, wanted, fingerprint)
@@ -307,7 +308,8 @@ class DomainEvaluator:
         self._reduce(flags, "MAX")
         if flags[0]:
             raise_agreed(self.comm, error)
-        different = (flags[2:8] != -flags[8:]).reshape(3, 2).any(axis=1)
+        largest, smallest = flags[2:].reshape(2, -1, 2) * np.array([1.0, -1.0])[:, None, None]
+        different = (largest != smallest).any(axis=1)
         for what, fix in np.array(_SHARED)[different]:
             raise ProtocolError(
                 str(what), expected="the same on all ranks", got="different ones", fix=str(fix)
@@ -320,9 +322,16 @@ class DomainEvaluator:
         self, step: HomeStep, wanted: Wanted, fingerprint: Callable[[], int] | None
     ) -> list[int]:
         """Of the things in ``_SHARED``."""
+        flags = (wanted.energy, wanted.forces, wanted.virial, wanted.energies)
+        inputs = [
+            (name, str(q.values.dtype), tuple(q.values.shape[1:]))
+            for name, q in sorted(step.inputs.items())
+        ]
         return [
-            of_values(step.cell.vectors.tobytes(), step.cell.pbc),
-            of_values(wanted, self.skin, self.range),
+            # no matter which of the two zeros
+            of_values((step.cell.vectors + 0.0).tobytes(), [bool(p) for p in step.cell.pbc]),
+            of_values([bool(flag) for flag in flags], self.skin, self.range),
+            of_values(str(step.source.dtype), inputs),
             0 if fingerprint is None else fingerprint(),
         ]
 
