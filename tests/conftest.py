@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from alchemi_bridge import potentials
-from alchemi_bridge.cli import console
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,7 +21,8 @@ def _one_thread() -> None:
 def _log_as_it_was() -> Iterator[None]:
     """The command line, called in a test, sets up the log of the process."""
     yield
-    for logger in (console.LOGGER, logging.getLogger("py.warnings")):
+    for name in ("alchemi_bridge", "py.warnings"):
+        logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.setLevel(logging.NOTSET)
 
