@@ -18,15 +18,13 @@ import numpy as np
 
 from alchemi_bridge.bench.ranks import RanksRow
 from alchemi_bridge.domain import choose_grid
+from alchemi_bridge.domain.evaluator import NO_PLACE
 
 #: Network of a cluster (100 Gbit/s, MPI over InfiniBand): seconds for a message, bytes in a second.
 LATENCY, BANDWIDTH = 2e-6, 1.25e10
 
 #: A domain ends between its atoms and the next: half a mean spacing beyond its own.
 HALF_SPACING = 0.5
-
-#: A range that is larger than the cutoff by this share only is the cutoff.
-TOUCHING = 1e-6
 
 BYTES_OF_AN_ATOM = 48
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 125, 192, 256, 384, 512, 768, 1000)
@@ -97,7 +95,7 @@ def predict(row: RanksRow, n_ranks: int, n_atoms: int | None = None) -> Predicti
     halo = around(sides, lengths, row.range + row.skin - spacing) / own - 1.0
     hops = row.range - row.cutoff
     rows = 1.0
-    if hops > TOUCHING * row.range:
+    if hops >= NO_PLACE * row.range:
         rows = around(sides, lengths, max(hops + row.skin - spacing, 0.0)) / own
     exchange = 0.0
     if n_ranks > 1:
@@ -135,9 +133,7 @@ def plot_scaling(rows: Sequence[RanksRow], path: Path, title: str, cores: int) -
             top.plot(RANKS, [1.0 / p.time for p in found], color=color, label=label)
             bottom.plot(RANKS[1:], [p.halo for p in found[1:]], color=color)
         top.plot(RANKS, RANKS, color="0.7", linewidth=0.8, label="ideal")
-        timed = [
-            (n, mine[1].ms_per_step / row.ms_per_step) for n, row in mine.items() if n <= cores
-        ]
+        timed = [(n, 1.0 / row.time_over_serial) for n, row in mine.items() if n <= cores]
         label = f"{mine[1].atoms:,} atoms, measured"
         top.plot(*zip(*timed, strict=True), "o", color="black", markersize=5, label=label)
         free = [

@@ -52,7 +52,6 @@ class _State:
     others_left: set[int] = set()  # noqa: RUF012 (one object, on purpose)
     leaving = False
     watch: threading.Thread | None = None
-    lock = threading.Lock()
 
 
 # --- agreement ----------------------------------------------------------------------------------
@@ -228,7 +227,7 @@ def _leave() -> None:
     try:
         _State.leaving = True
         if _State.watch is not None:
-            _State.watch.join()
+            _State.watch.join()  # a message that it saw must not be received here
         others = set(range(world.Get_size())) - {world.Get_rank()}
         requests = [
             world.Isend(np.zeros(1, dtype=np.uint8), dest=rank, tag=_TAG_LEFT) for rank in others
@@ -249,11 +248,10 @@ def _receive(world: Any) -> None:
     from mpi4py import MPI
 
     status = MPI.Status()
-    with _State.lock:  # a message that was seen must not be received by another thread
-        while world.Iprobe(tag=_TAG_LEFT, status=status):
-            rank = status.Get_source()
-            world.Recv(np.empty(1, dtype=np.uint8), source=rank, tag=_TAG_LEFT)
-            _State.others_left.add(rank)
+    while world.Iprobe(tag=_TAG_LEFT, status=status):
+        rank = status.Get_source()
+        world.Recv(np.empty(1, dtype=np.uint8), source=rank, tag=_TAG_LEFT)
+        _State.others_left.add(rank)
 
 
 def _watch() -> None:

@@ -52,7 +52,7 @@ _SUMS = 12
 
 #: How close an atom can come to another, as a share of the range: a list whose cutoff is the range
 #: needs the rows of atoms that count, and no others.
-_NO_PLACE = 1e-6
+NO_PLACE = 1e-6
 
 #: Attempts of a step: the list may be too old, a new one is not.
 ATTEMPTS = 2
@@ -310,10 +310,11 @@ class DomainEvaluator:
             raise_agreed(self.comm, error)
         largest, smallest = flags[2:].reshape(2, -1, 2) * np.array([1.0, -1.0])[:, None, None]
         different = (largest != smallest).any(axis=1)
-        for what, fix in np.array(_SHARED)[different]:
-            raise ProtocolError(
-                str(what), expected="the same on all ranks", got="different ones", fix=str(fix)
-            )
+        for (what, fix), differs in zip(_SHARED, different, strict=True):
+            if differs:
+                raise ProtocolError(
+                    what, expected="the same on all ranks", got="different ones", fix=fix
+                )
         assert step is not None
         assert moved is not None
         return step, moved, bool(flags[1])
@@ -514,7 +515,7 @@ class DomainEvaluator:
         the place of one whose energy does.
         """
         assert self.skin is not None
-        nearest = np.maximum(distances - self.skin, _NO_PLACE * self.range)
+        nearest = np.maximum(distances - self.skin, NO_PLACE * self.range)
         return self.range - np.where(distances > 0.0, nearest, -self.skin)
 
     def _agree_or_free(self, exchange: Exchange, error: BaseException | None) -> None:

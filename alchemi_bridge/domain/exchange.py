@@ -62,11 +62,6 @@ class Exchange:
         Where the values are.
     direct
         Hand device memory to MPI as it is; otherwise values go through the host.
-
-    Attributes
-    ----------
-    bytes_sent
-        Payload that this rank has handed to MPI for other ranks.
     """
 
     def __init__(
@@ -82,7 +77,6 @@ class Exchange:
         self._rows = (torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64)).to(device)
         self._sent = [len(rows) for rows in pattern.send_rows]
         self._rounds = _distinct(self._rows.cpu().numpy(), device)
-        self.bytes_sent = 0
 
     def free(self) -> None:
         """Give the communicators back; collective."""
@@ -138,7 +132,6 @@ class Exchange:
         messages = _message(out, sent, width), _message(into, received, width)
         with waiting(self._comm):
             graph.Neighbor_alltoallv(*messages)
-        self.bytes_sent += len(out) * width
         return into.to(self.device)
 
 

@@ -13,6 +13,7 @@ import os
 import time
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -153,8 +154,7 @@ def _step_on(step: Step, device: torch.device) -> Step:
     if device.type == "cpu":
         return step
     positions = torch.from_numpy(step.positions).to(device)
-    return Step(positions, step.cell, step.energy, step.forces, step.virial, step.energies,
-                step.inputs)  # fmt: skip
+    return replace(step, positions=positions)
 
 
 def _broadcast(comm: Any, message: Any) -> Any:
@@ -252,10 +252,8 @@ def _portable_atoms(atoms: Atoms) -> Atoms:
 
 
 def _portable_step(step: Step) -> Step:
-    return Step(
-        _host(step.positions), step.cell, step.energy, step.forces, step.virial, step.energies,
-        _portable_inputs(step.inputs),
-    )  # fmt: skip
+    inputs = _portable_inputs(step.inputs)
+    return replace(step, positions=_host(step.positions), inputs=inputs, ready=None)
 
 
 def provider_for(model: Any, comm: Any = "auto", **options: Any) -> AnyProvider:

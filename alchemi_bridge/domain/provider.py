@@ -127,7 +127,6 @@ class DomainForceProvider:
         self.check_consistency = inner.check_consistency
         self._delivery = Delivery(energy, self._length)
         self._threshold = uncertainty_threshold
-        self._speaks = True
         self._prepared: PreparedAtoms | None = None
         self._home: HomeAtoms | None = None
         self._cell: Cell | None = None
@@ -358,6 +357,11 @@ class DomainForceProvider:
                 values = values[prepared.subset]
             found[name] = Quantity(values, quantity.unit)
         return found
+
+    @property
+    def _speaks(self) -> bool:
+        """Whether this rank warns of what its results say."""
+        return True
 
     def _together(self) -> AbstractContextManager[None]:
         """Context of what ends for all ranks in the same way."""

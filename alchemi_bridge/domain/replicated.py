@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -66,10 +65,6 @@ class ReplicatedForceProvider(DomainForceProvider):
     _division: _Division | None = None
     _constant = 0
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._speaks = self.rank == 0
-
     def set_atoms(self, atoms: Atoms) -> None:
         """Take all atoms, the same on all ranks."""
         super().set_atoms(atoms)
@@ -119,6 +114,10 @@ class ReplicatedForceProvider(DomainForceProvider):
         check = self._delivery.add(whole, views, self._prepared.subset, self._together)
         self._results = whole
         return Event.record(self.loaded.device, check=check)
+
+    @property
+    def _speaks(self) -> bool:
+        return self.rank == 0
 
     def _mine(self, given: _Given, division: _Division) -> HomeStep:
         """The step of this rank's atoms."""
