@@ -195,6 +195,18 @@ def test_an_error_leaves_no_old_results(calculator: BridgeCalculator) -> None:
     assert atoms.get_potential_energy() == good
 
 
+def test_a_change_that_overflows_is_a_change(calculator: BridgeCalculator) -> None:
+    atoms = silicon()
+    atoms.pbc = (True, False, True)
+    atoms.calc = calculator
+    atoms.positions[:, 1] = -1e300
+    with pytest.raises(BridgeError):
+        atoms.get_potential_energy()
+    calculator.atoms = atoms.copy()  # what a calculation that came to its end leaves
+    atoms.positions[0, 1] = np.finfo(float).max
+    assert "positions" in calculator.check_state(atoms)
+
+
 def test_wrapping_and_supercell(calculator: BridgeCalculator) -> None:
     atoms = silicon()
     atoms.calc = calculator
