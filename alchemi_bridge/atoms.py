@@ -38,6 +38,26 @@ class PreparedAtoms:
         counted = self.types if self.selected is None else self.selected
         self.nothing_to_do = len(counted) == 0
         self.inputs: Mapping[str, Quantity] = dict(atoms.inputs)
+        self._names: torch.Tensor | None = None
+        if atoms.names is not None:
+            names = DeviceBuffer.of(atoms.names, "names of the atoms").tensor
+            self._names = (
+                DeviceBuffer(names)
+                .require(
+                    "names of the atoms",
+                    shape=(self.n_atoms,),
+                    dtypes=(torch.int32, torch.int64),
+                    device=names.device,
+                )
+                .to(device, copy=True)
+            )
+
+    @property
+    def seen_names(self) -> torch.Tensor | None:
+        """(n_seen,) what to call the atoms that the model sees; ``None`` if they are 0, 1, ..."""
+        if self._names is None:
+            return self.subset
+        return self._names if self.subset is None else self._names[self.subset]
 
 
 def read_types(source: Any, device: torch.device) -> torch.Tensor:

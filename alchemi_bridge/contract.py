@@ -111,12 +111,16 @@ class Atoms:
     inputs
         Extra inputs that the model requests, by name; see :class:`Quantity`. Read in every step,
         so that they must stay what they are; those that change go into :class:`Step`.
+    names
+        (n_atoms,) int32 or int64: what warnings call the atoms, for example an engine's ids where
+        its rows change; ``None`` for their indices.
     """
 
     types: Any
     subset: Any = None
     selected: Any = None
     inputs: Mapping[str, Quantity] = field(default_factory=dict)
+    names: Any = None
 
     def __post_init__(self) -> None:
         require_inputs(self.inputs)

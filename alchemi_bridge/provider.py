@@ -6,6 +6,7 @@ engine buffers -> pairs -> neighbours -> model -> forces -> engine buffers
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -90,6 +91,8 @@ class MetatomicForceProvider:
         Further outputs to evaluate in every step, see :attr:`results`.
     extensions_directory, sha256
         Trust policy, see :func:`~alchemi_bridge.model.load_model`.
+    scale
+        Factor on everything that is added to an engine's buffers.
     check_consistency
         Let metatomic check inputs and outputs in every step (slow).
     gradient
@@ -126,6 +129,7 @@ class MetatomicForceProvider:
         extra_outputs: Iterable[str] | Mapping[str, ModelOutput] = (),
         extensions_directory: str | os.PathLike[str] | None = None,
         sha256: str | None = None,
+        scale: float = 1.0,
         check_consistency: bool = False,
         gradient: Literal["auto", "leaves", "strain"] = "auto",
         tuning: bool = True,
@@ -139,7 +143,7 @@ class MetatomicForceProvider:
         )
         if self.loaded.device.type == "cpu":
             keep_freed_memory()
-        require_options(uncertainty_threshold, units)
+        require_options(uncertainty_threshold, units, scale)
         self.plan = plan_outputs(
             self.loaded.capabilities,
             variants=variants,
@@ -156,7 +160,7 @@ class MetatomicForceProvider:
         self.check_consistency = check_consistency
         self._length = conversion_factor(self.units.length, self.loaded.length_unit)
         energy = conversion_factor(self.loaded.energy_unit, self.units.energy)
-        self._delivery = Delivery(energy, self._length)
+        self._delivery = Delivery(energy * scale, self._length)
         self._tuner = Tuner(self._modes() if tuning else [UNTUNED], self.loaded.device)
         self._atoms: PreparedAtoms | None = None
         self._geometry: Geometry | None = None
@@ -378,7 +382,7 @@ class MetatomicForceProvider:
             warn_if_uncertain(
                 evaluation.uncertainty * factor,
                 self._threshold,
-                atoms.subset,
+                atoms.seen_names,
                 stacklevel=5,  # past compute and its decorator
             )
         return check
@@ -427,8 +431,12 @@ def _is_positive(value: Any) -> bool:
         return False
 
 
-def require_options(uncertainty_threshold: Any, units: Any) -> None:
-    """Raise :class:`ConfigurationError` unless both are what they should be."""
+def require_options(uncertainty_threshold: Any, units: Any, scale: Any = 1.0) -> None:
+    """Raise :class:`ConfigurationError` unless all are what they should be."""
+    if not isinstance(scale, Real) or not math.isfinite(scale):
+        raise ConfigurationError(
+            "scale", expected="a finite number", got=repr(scale), fix="pass 1.0 to change nothing"
+        )
     if uncertainty_threshold is not None and not _is_positive(uncertainty_threshold):
         raise ConfigurationError(
             "uncertainty_threshold",

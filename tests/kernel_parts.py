@@ -13,8 +13,8 @@ import torch
 from worlds import WORLDS, liquid
 
 from alchemi_bridge.cell import Cell
+from alchemi_bridge.compiling import find_compiler
 from alchemi_bridge.native import using
-from alchemi_bridge.native.host import find_compiler
 from alchemi_bridge.pairs import Candidates, find_pairs
 
 T = TypeVar("T")

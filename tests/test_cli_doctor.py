@@ -10,9 +10,9 @@ import pytest
 from cli_runs import Cli, as_user
 
 from alchemi_bridge.cli import doctor, environment
+from alchemi_bridge.compiling import find_compiler
 from alchemi_bridge.errors import EvaluationError
 from alchemi_bridge.native import kernel_path
-from alchemi_bridge.native.host import find_compiler
 
 
 @pytest.fixture

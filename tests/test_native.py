@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from alchemi_bridge import compiling
 from alchemi_bridge.device import cuda_devices
 from alchemi_bridge.errors import (
     BufferAccessError,
@@ -28,7 +29,9 @@ from alchemi_bridge.neighbors.checksum import checksum
 
 needs_cuda = pytest.mark.skipif(cuda_devices() == 0, reason="needs a CUDA device")
 needs_nvcc = pytest.mark.skipif(gate.find_nvcc() is None, reason="needs nvcc")
-needs_compiler = pytest.mark.skipif(host.find_compiler() is None, reason="needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(
+    compiling.find_compiler() is None, reason="needs a C++ compiler"
+)
 
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"', re.MULTILINE)
 
@@ -79,7 +82,7 @@ def test_nvcc_compiles_every_kernel(architecture: str) -> None:
 
 @needs_compiler
 def test_host_compiler_compiles_every_kernel_without_a_warning() -> None:
-    assert gate.by_host_compiler(str(host.find_compiler())) == set(sources.entry_points())
+    assert gate.by_host_compiler(str(compiling.find_compiler())) == set(sources.entry_points())
 
 
 @pytest.fixture
@@ -92,7 +95,7 @@ def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sources, "folder", lambda: tmp_path)
     monkeypatch.setattr(gate, "ARCHITECTURES", ("sm_90",))
     monkeypatch.setattr(gate, "find_nvcc", lambda: None)
-    monkeypatch.setattr(host, "find_compiler", lambda: "g++")
+    monkeypatch.setattr(compiling, "find_compiler", lambda: "g++")
     # g++ takes its seconds
     monkeypatch.setattr(gate, "by_host_compiler", lambda compiler: set(sources.entry_points()))
     monkeypatch.setattr(sources, "entry_points", lambda: {"numbers": ()})
@@ -132,7 +135,7 @@ def test_gate_fails_for_a_kernel_that_is_not_there(
 def test_gate_fails_without_compilers(
     kernels: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "find_compiler", lambda: None)
+    monkeypatch.setattr(compiling, "find_compiler", lambda: None)
     assert gate.main([]) == 1
     assert "no C++ compiler" in capsys.readouterr().err
     monkeypatch.setattr(nvrtc, "find_library", lambda: None)
@@ -146,7 +149,7 @@ def test_host_compiler_is_strict(kernels: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sources, "folder", lambda: kernels)
     write(kernels, "int unused = 1; out[k] = k;")
     with pytest.raises(UnavailableError, match="unused"):
-        gate.by_host_compiler(str(host.find_compiler()))
+        gate.by_host_compiler(str(compiling.find_compiler()))
 
 
 def test_nvrtc_that_is_not_there() -> None:
@@ -395,6 +398,6 @@ def test_a_compiler_that_can_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     broken = tmp_path / "c++"
     broken.write_bytes(b"\x7fELF and nothing more")
     broken.chmod(0o755)
-    monkeypatch.setenv(host.COMPILER_VARIABLE, str(broken))
+    monkeypatch.setenv(compiling.COMPILER_VARIABLE, str(broken))
     with pytest.raises(UnavailableError, match="can not be run"):
         host.host_launcher.__wrapped__()

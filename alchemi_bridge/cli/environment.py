@@ -376,7 +376,7 @@ def _described(
 def _host_compiler() -> str | None:
     """The compiler of the host's kernels."""
     try:
-        from alchemi_bridge.native.host import find_compiler
+        from alchemi_bridge.compiling import find_compiler
     except Exception:  # torch is broken, or not there: nothing is compiled then
         return None
     return find_compiler()

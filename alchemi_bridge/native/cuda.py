@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from alchemi_bridge.compiling import UnavailableError
 from alchemi_bridge.errors import (
     BufferAccessError,
     DeviceMismatchError,
@@ -21,7 +22,7 @@ from alchemi_bridge.errors import (
     last_line,
 )
 from alchemi_bridge.native import nvrtc, sources
-from alchemi_bridge.native.launch import Argument, Launcher, UnavailableError, converted
+from alchemi_bridge.native.launch import Argument, Launcher, converted
 
 LOGGER = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from alchemi_bridge import compiling
+from alchemi_bridge.compiling import UnavailableError
 from alchemi_bridge.native import host, nvrtc, sources
-from alchemi_bridge.native.launch import UnavailableError
 
 #: A100 and H100: the oldest and the newest generation that the kernels are meant for.
 ARCHITECTURES = ("sm_80", "sm_90")
@@ -87,7 +88,7 @@ def checks() -> list[tuple[str, Callable[[], set[str]]]]:
         Without any CUDA compiler, or without one for the host.
     """
     found: list[tuple[str, Callable[[], set[str]]]] = []
-    nvcc, compiler = find_nvcc(), host.find_compiler()
+    nvcc, compiler = find_nvcc(), compiling.find_compiler()
     for architecture in ARCHITECTURES:
         if nvcc is not None:
             found.append((f"nvcc {architecture}", partial(by_nvcc, architecture, nvcc)))
@@ -98,7 +99,9 @@ def checks() -> list[tuple[str, Callable[[], set[str]]]]:
             f"neither nvcc nor NVRTC: install the package {nvrtc.WHEELS[0]}, or a CUDA toolkit"
         )
     if compiler is None:
-        raise UnavailableError(f"no C++ compiler: install g++, or set {host.COMPILER_VARIABLE}")
+        raise UnavailableError(
+            f"no C++ compiler: install g++, or set {compiling.COMPILER_VARIABLE}"
+        )
     found.append((f"host {Path(compiler).name}", partial(by_host_compiler, compiler)))
     return found
 

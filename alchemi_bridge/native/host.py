@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
 import os
 import platform
-import shutil
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from alchemi_bridge import compiling
 from alchemi_bridge.native import sources
-from alchemi_bridge.native.launch import Argument, Launcher, UnavailableError, converted
-
-LOGGER = logging.getLogger(__name__)
-
-#: Set to another compiler, or to the empty string to go without.
-COMPILER_VARIABLE = "ALCHEMI_BRIDGE_CXX"
+from alchemi_bridge.native.launch import Argument, Launcher, converted
 
 #: Contraction would give other bits than the torch reference and the GPU. -march=native is safe
 #: because the cache is keyed by the processor.
@@ -30,8 +21,6 @@ FLAGS = (
     "-x", "c++", "-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno",
     "-fopenmp", "-fPIC", "-shared", "-fvisibility=default", "-w",
 )  # fmt: skip
-
-BUILD_TIMEOUT_SECONDS = 120.0
 
 #: Below this many indices a second thread costs more than it saves.
 LEAST_PER_THREAD = 256
@@ -80,57 +69,27 @@ def host_launcher() -> HostLauncher:
 
     Raises
     ------
-    UnavailableError
+    compiling.UnavailableError
         Without sources or compiler, or if the build fails.
     """
-    compiler = find_compiler()
-    if not sources.texts():
-        raise UnavailableError("the kernel sources are not installed")
-    if compiler is None:
-        raise UnavailableError(
-            "no C++ compiler: install g++, or name one with " + COMPILER_VARIABLE
-        )
-    library = _cache_folder() / f"kernels-{_key(compiler)}.so"
+    home = sources.folder()
+    if home is None:
+        raise compiling.UnavailableError("the kernel sources are not installed")
+    compiler = compiling.require_compiler()
+    library = compiling.cache_folder() / f"kernels-{_key(compiler)}.so"
     if not library.is_file():
-        _build(compiler, library)
+        compiling.build([compiler, *FLAGS, str(home / sources.MAIN)], library)
     try:
         return HostLauncher(library)
     except OSError as error:
-        raise UnavailableError(f"{library} can not be loaded: {error}") from error
-
-
-def find_compiler() -> str | None:
-    """Path of the C++ compiler, ``None`` if there is none."""
-    named = os.environ.get(COMPILER_VARIABLE)
-    if named is not None:
-        return shutil.which(named) if named else None
-    return next((path for name in ("g++", "c++", "clang++") if (path := shutil.which(name))), None)
-
-
-def _cache_folder() -> Path:
-    """Folder for compiled code: named by the user, the user's own cache, or a temporary one."""
-    named = os.environ.get("ALCHEMI_BRIDGE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    wanted = Path(named) if named else Path(base) / "alchemi_bridge"
-    try:
-        wanted.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=wanted):
-            return wanted
-    except OSError as error:
-        LOGGER.warning("no cache for compiled kernels in %s (%s)", wanted, error)
-        return Path(tempfile.mkdtemp(prefix="alchemi-bridge-"))
+        raise compiling.UnavailableError(f"{library} can not be loaded: {error}") from error
 
 
 def _key(compiler: str) -> str:
     """Names one build: sources, flags, compiler and processor."""
-    try:
-        version = subprocess.run(
-            [compiler, "--version"], capture_output=True, text=True, check=False, timeout=30.0
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UnavailableError(f"{compiler} can not be run: {error}") from error
+    version = compiling.version_of(compiler)
     parts = [sources.digest(), *FLAGS, os.path.realpath(compiler), version, _processor()]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    return compiling.key_of(parts)
 
 
 def _processor() -> str:
@@ -142,26 +101,3 @@ def _processor() -> str:
     return "\n".join(
         sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))})
     )
-
-
-def _build(compiler: str, library: Path) -> None:
-    home = sources.folder()
-    assert home is not None
-    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-        made = Path(scratch) / library.name
-        command = [compiler, *FLAGS, str(home / sources.MAIN), "-o", str(made)]
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=BUILD_TIMEOUT_SECONDS,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise UnavailableError(f"{compiler} can not be run: {error}") from error
-        if done.returncode != 0:
-            first = next(iter(done.stderr.strip().splitlines()), "no message")
-            raise UnavailableError(f"{compiler} failed: {first}")
-        made.replace(library)  # at once: other processes may build the same
-    LOGGER.info("compiled the kernels into %s", library)

@@ -14,10 +14,6 @@ from alchemi_bridge.native import sources
 Argument = torch.Tensor | int | float | None
 
 
-class UnavailableError(Exception):
-    """A way to run the kernels is not there; its message says why. Never leaves this package."""
-
-
 class Launcher(ABC):
     """Runs compiled kernels on one type of device.
 

@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from alchemi_bridge.compiling import UnavailableError
 from alchemi_bridge.native import sources
-from alchemi_bridge.native.launch import UnavailableError
 
 #: The same bits as on the host: no fused multiply-add. Division and square root are correctly
 #: rounded and denormals are kept unless one asks for something else.

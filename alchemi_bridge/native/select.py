@@ -12,10 +12,11 @@ from functools import cache
 
 import torch
 
+from alchemi_bridge.compiling import UnavailableError
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.native.cuda import cuda_launcher
 from alchemi_bridge.native.host import host_launcher
-from alchemi_bridge.native.launch import Launcher, UnavailableError
+from alchemi_bridge.native.launch import Launcher
 
 LOGGER = logging.getLogger(__name__)
 

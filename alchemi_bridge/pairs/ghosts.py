@@ -6,7 +6,8 @@ own, and indices say which image is meant. Here every image becomes its owner an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from alchemi_bridge.pairs.engine_rows import (
 )
 from alchemi_bridge.pairs.images import image_rounding, image_shifts
 from alchemi_bridge.pairs.lists import check_reach
+from alchemi_bridge.pairs.row_pointers import RowPointers
 from alchemi_bridge.pairs.rows import Candidates, numbered
 
 #: Bits of LAMMPS' neighbour indices that are the index; the others hold special bonds (the two
@@ -72,7 +74,9 @@ class GhostPairs:
     starts
         (n_rows + 1,) int32 or int64, or (n_rows,) together with ``counts``: where each row begins.
     neighbors
-        (n,) int32 or int64 indices of local and ghost atoms.
+        (n,) int32 or int64 indices of local and ghost atoms; or
+        :class:`~alchemi_bridge.pairs.row_pointers.RowPointers` together with ``counts``, and
+        ``None`` for ``starts``.
     owners
         (n_all,) int32 or int64: for local and halo atoms themselves, for images the local or halo
         atom of which they are one.
@@ -88,12 +92,18 @@ class GhostPairs:
     newton
         Of half lists, which must say it: whether pairs through ghosts are listed once.
     counts
-        (n_rows,) number of entries of each row, where rows do not follow one another.
+        (n_rows,) number of entries of each row, where rows do not follow one another. With
+        ``RowPointers`` that of atom a's row at place a, as LAMMPS' ``numneigh``.
     rows
         (n_rows,) atom of each row (LAMMPS' ``ilist``); without it row k is that of atom k.
     index_mask
         Bits of ``neighbors`` that are the index, where the engine keeps flags in the others;
         :data:`LAMMPS_NEIGHMASK` for LAMMPS.
+    margin
+        (n_all,) float64 on several ranks: in the engine's length unit, the model's interaction range
+        minus how far each atom is, and can come until the next search, from the nearest one whose
+        energy counts. Rows of atoms whose margin is below a list's cutoff are not evaluated: their
+        messages can not reach. ``None`` to evaluate all.
 
     All arrays are anything that :meth:`DeviceBuffer.of <alchemi_bridge.device.DeviceBuffer.of>`
     reads, on the provider's device; they stay the engine's and are read during the call only.
@@ -110,12 +120,20 @@ class GhostPairs:
     counts: Any = None
     rows: Any = None
     index_mask: int | None = None
+    margin: Any = None
 
     def __post_init__(self) -> None:
         check_reach(self.reach)
         require_newton(self.full, self.newton)
         require_mask(self.index_mask)
         require_count("number of local atoms", self.n_local)
+        if isinstance(self.neighbors, RowPointers) and self.counts is None:
+            raise PairListError(
+                "counts of the pair list",
+                expected="the number of entries of each row, since rows are told by address",
+                got="None",
+                fix="pass counts (numneigh of LAMMPS)",
+            )
 
 
 def decode_ghosts(
@@ -154,13 +172,22 @@ def decode_ghosts(
         owners contradict each other, a ghost is no image of its owner, a half list can not be
         complete, a pair is listed twice or lacks its reverse.
     """
-    atoms, rows, checks = _read(pairs, device)
+    n_all = len(DeviceBuffer.of(pairs.owners, "owners of the atoms").tensor)
+    atoms, rows, checks = _read(pairs, n_all, device)
     ghosts = Ghosts(
         pairs.owners, pairs.positions, int(pairs.n_local), pairs.full, bool(pairs.newton),
         pairs.reach, cell,
     )  # fmt: skip
     seen = Seen.of(subset, n_atoms, device)
-    return decode_with_owners(atoms, rows, checks, ghosts, seen, n_atoms=n_atoms, reach=reach)
+    found = decode_with_owners(atoms, rows, checks, ghosts, seen, n_atoms=n_atoms, reach=reach)
+    if pairs.margin is None:
+        return found
+    margin = DeviceBuffer.of(pairs.margin, "margin of the atoms").require(
+        "margin of the atoms", shape=(n_all,), dtypes=(torch.float64,), device=device
+    )
+    # copied: the engine's array is read during the call only
+    of_seen = margin[:n_atoms].clone() if subset is None else margin[subset]
+    return replace(found, margin=of_seen * (reach / pairs.reach))
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +252,9 @@ def decode_with_owners(
     return candidates_up_to_edge(rows, rule, seen, table, edge, reach=reach, name=name)
 
 
-def _read(pairs: GhostPairs, device: torch.device) -> tuple[torch.Tensor, EngineRows, list[Check]]:
+def _read(
+    pairs: GhostPairs, n_all: int, device: torch.device
+) -> tuple[torch.Tensor, EngineRows, list[Check]]:
     """Atoms of the rows, the rows cut to what is there, and what is to be checked."""
 
     def vector(source: Any, name: str, n: int | None = None) -> torch.Tensor:
@@ -233,6 +262,8 @@ def _read(pairs: GhostPairs, device: torch.device) -> tuple[torch.Tensor, Engine
             name, shape=(n,), dtypes=INDEX_DTYPES, device=device
         )
 
+    if isinstance(pairs.neighbors, RowPointers):
+        return _read_pointers(pairs, pairs.neighbors, n_all, vector)
     neighbors = vector(pairs.neighbors, "neighbors of the pair list")
     starts = vector(pairs.starts, "starts of the pair list").long()
     if pairs.counts is None:
@@ -272,6 +303,41 @@ def _read(pairs: GhostPairs, device: torch.device) -> tuple[torch.Tensor, Engine
         ),
     )
     return atoms, rows, [outside]
+
+
+def _read_pointers(
+    pairs: GhostPairs, pointers: RowPointers, n_all: int, vector: Callable[..., torch.Tensor]
+) -> tuple[torch.Tensor, EngineRows, list[Check]]:
+    """The same for rows that are told by address; nobody can say where their memory ends."""
+    by_atom = vector(pairs.counts, "counts of the pair list")
+    if pairs.rows is None:
+        atoms = torch.arange(len(by_atom), device=by_atom.device)
+    else:
+        atoms = vector(pairs.rows, "rows of the pair list").long()
+    # what is out of range is refused below, before a row of it is read
+    inside = (atoms >= 0) & (atoms < min(n_all, len(by_atom)))
+    counts = by_atom.new_zeros(len(atoms), dtype=torch.int32)
+    counts[inside] = by_atom[atoms[inside]].to(torch.int32)
+    rows = pointers.rows(atoms, counts.clamp(min=0), signed_mask(pairs.index_mask))
+    missing = Check(
+        (atoms >= len(by_atom)) & (atoms < n_all),
+        lambda k: PairListError(
+            f"row of atom {int(atoms[k])}",
+            expected=f"one of the {len(by_atom)} atoms that have counts",
+            got="none for it",
+            fix="hand over counts up to the last atom that has a row",
+        ),
+    )
+    negative = Check(
+        counts < 0,
+        lambda k: PairListError(
+            f"row {k} of the pair list",
+            expected="a number of entries of zero or more",
+            got=str(int(counts[k])),
+            fix="hand over all arrays of the same search",
+        ),
+    )
+    return atoms, rows, [missing, negative]
 
 
 def _owner_checks(

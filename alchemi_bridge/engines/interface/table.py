@@ -1,0 +1,227 @@
+"""The function table: C calls in, codes and messages out, no exception across."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+from alchemi_bridge.engines.interface import structs
+from alchemi_bridge.engines.interface.options import Host
+from alchemi_bridge.engines.interface.session import Log, Session
+from alchemi_bridge.errors import BridgeError, ConfigurationError, ProtocolError
+from alchemi_bridge.units import Units
+
+LOGGER = logging.getLogger(__name__)
+
+_sessions: dict[int, Session] = {}
+_facts: dict[int, list[Any]] = {}
+_numbers = itertools.count(1)
+_errors = threading.local()
+
+
+def _remember(text: str) -> None:
+    _errors.message = ctypes.create_string_buffer(text.encode())
+
+
+def _guarded(work: Callable[..., None]) -> Callable[..., int]:
+    """A function that returns a code, whatever happens."""
+
+    def call(*arguments: Any) -> int:
+        try:
+            work(*arguments)
+        except BridgeError as error:
+            _remember(str(error))
+            fitting = (code for kind, code in structs.CODES if isinstance(error, kind))
+            return next(fitting, structs.INTERNAL)
+        except _VersionError as error:
+            _remember(str(error))
+            return structs.VERSION_MISMATCH
+        # not even KeyboardInterrupt or SystemExit may cross into C
+        except BaseException as error:
+            LOGGER.debug("error behind the C interface", exc_info=error)
+            _remember(f"{type(error).__name__}: {error}")
+            return structs.INTERNAL
+        return structs.OK
+
+    return call
+
+
+class _VersionError(Exception):
+    """Caller and library do not speak the same version."""
+
+
+def _read(pointer: Any, kind: type[ctypes.Structure], name: str) -> Any:
+    """The caller's structure; one that is shorter than ours is filled up with zeros."""
+    if not pointer:
+        raise ProtocolError(
+            name, expected="a structure", got="NULL", fix="pass the address of a structure"
+        )
+    size = int(pointer.contents.struct_size)
+    if size == ctypes.sizeof(kind):
+        return pointer.contents
+    if not ctypes.sizeof(ctypes.c_uint64) <= size <= ctypes.sizeof(kind):
+        raise _VersionError(
+            f"struct_size of {name}: expected {ctypes.sizeof(kind)}, got {size}; set it to "
+            "sizeof(the structure), and build the engine with the header of this version"
+        )
+    filled = kind()
+    ctypes.memmove(ctypes.addressof(filled), ctypes.addressof(pointer.contents), size)
+    return filled
+
+
+def _session(handle: int | None) -> Session:
+    found = _sessions.get(handle or 0)
+    if found is None:
+        raise ProtocolError(
+            "provider",
+            expected="one that was opened and not closed",
+            got="NULL" if not handle else f"{handle:#x}",
+            fix="call open first, and check what it returns",
+        )
+    return found
+
+
+def _open(options: Any, provider: Any) -> None:
+    if not provider:
+        raise ProtocolError(
+            "provider", expected="where to put it", got="NULL", fix="pass an address"
+        )
+    provider[0] = None
+    given = _read(options, structs.Options, "options")
+    if given.version != structs.VERSION:
+        raise _VersionError(
+            f"interface: expected version {structs.VERSION}, got {given.version}; build the engine "
+            "with the header of this version"
+        )
+    if not given.model:
+        raise ConfigurationError(
+            "model", expected="the path of a model file", got="NULL", fix="name the file"
+        )
+    host = Host(
+        Units((given.length_unit or b"angstrom").decode(), (given.energy_unit or b"eV").decode()),
+        given.local_rank if given.local_rank >= 0 else None,
+        given.local_size if given.local_size > 0 else None,
+    )
+    session = Session(os.fsdecode(given.model), _keywords(given), host, _log_of(given))
+    number = next(_numbers)
+    _sessions[number] = session
+    provider[0] = number
+
+
+def _keywords(given: Any) -> dict[str, str]:
+    words = [given.keywords[k] for k in range(2 * given.n_keywords)]
+    texts = [(word or b"").decode() for word in words]
+    names = texts[::2]
+    twice = next((name for k, name in enumerate(names) if name in names[:k]), None)
+    if twice is not None:
+        raise ConfigurationError(
+            f"keyword '{twice}'", expected="each keyword once", got="it twice", fix="drop one"
+        )
+    return dict(zip(names, texts[1::2], strict=True))
+
+
+def _log_of(given: Any) -> Log | None:
+    if not given.log:
+        return None
+    # the function pointer outlives the structure that it came in
+    call = structs.LOG(ctypes.cast(given.log, ctypes.c_void_p).value or 0)
+    user = given.log_user
+
+    def log(level: int, text: str) -> None:
+        call(user, level, text.encode())
+
+    return log
+
+
+def _requirements(handle: int | None, out: Any) -> None:
+    session = _session(handle)
+    target = _read(out, structs.Requirements, "requirements")
+    provider, size = session.provider, int(out.contents.struct_size)
+    needs, device = provider.requirements, session.device
+    types = (ctypes.c_int32 * len(needs.atomic_types))(*sorted(needs.atomic_types))
+    names = (ctypes.c_char_p * len(needs.inputs))(*(n.encode() for n in needs.inputs))
+    units = (ctypes.c_char_p * len(needs.inputs))(*(u.encode() for u in needs.inputs.values()))
+    filled = structs.Requirements(
+        struct_size=size,
+        memory=structs.CUDA if device.type == "cuda" else structs.HOST,
+        device=device.index or 0,
+        dtype=structs.NUMBER_OF_DTYPE[needs.dtype],
+        pair_range=needs.pair_range,
+        halo_range=needs.halo_range,
+        energies=int(needs.energies),
+        virials=int(provider.route == "leaves" and provider.plan.stress is None),
+        n_types=len(types),
+        n_inputs=len(names),
+        types=types,
+        inputs=names,
+        input_units=units,
+        description=str(provider.loaded.metadata.print()).encode(),
+    )
+    _facts[handle or 0] = [types, names, units, filled]  # as long as the provider is open
+    del target
+    ctypes.memmove(ctypes.addressof(out.contents), ctypes.addressof(filled), size)
+
+
+def _set_atoms(handle: int | None, atoms: Any) -> None:
+    _session(handle).set_atoms(_read(atoms, structs.Atoms, "atoms"))
+
+
+def _set_pairs(handle: int | None, pairs: Any) -> None:
+    _session(handle).set_pairs(_read(pairs, structs.Pairs, "pairs"))
+
+
+def _compute(handle: int | None, step: Any, out: Any) -> None:
+    _session(handle).compute(
+        _read(step, structs.Step, "step"), _read(out, structs.Buffers, "buffers")
+    )
+
+
+def _close(handle: int | None) -> None:
+    _sessions.pop(handle or 0, None)
+    _facts.pop(handle or 0, None)
+
+
+def _message() -> int:
+    if not hasattr(_errors, "message"):
+        _remember("")
+    return ctypes.addressof(_errors.message)
+
+
+@cache
+def functions() -> structs.Functions:
+    """The table. It lives as long as the process."""
+    return structs.Functions(
+        struct_size=ctypes.sizeof(structs.Functions),
+        version=structs.VERSION,
+        open=structs.OPEN(_guarded(_open)),
+        requirements=structs.REQUIREMENTS(_guarded(_requirements)),
+        set_atoms=structs.SET_ATOMS(_guarded(_set_atoms)),
+        set_pairs=structs.SET_PAIRS(_guarded(_set_pairs)),
+        compute=structs.COMPUTE(_guarded(_compute)),
+        close=structs.CLOSE(_close),
+        message=structs.MESSAGE(_message),
+    )
+
+
+def address() -> int:
+    """Address of the ``ab_functions`` of this process, for engines in C that Python hosts."""
+    return ctypes.addressof(functions())
+
+
+def started_by_shim() -> int:
+    """What the shim library calls in an interpreter that it started: threads, then the table."""
+    if not os.environ.get("OMP_NUM_THREADS"):
+        # ranks share a node's cores, and a foreign program did not ask for more than its own thread
+        torch.set_num_threads(1)
+    if not getattr(sys, "argv", None):
+        sys.argv = [""]  # some libraries expect it
+    return address()

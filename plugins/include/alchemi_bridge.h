@@ -1,0 +1,283 @@
+/* alchemi_bridge: the C interface of the force provider, for engines that are not written in Python.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * A provider evaluates one metatomic model for one process (one MPI rank). Its life:
+ *
+ *     open -> requirements -> set_atoms -> set_pairs -> compute, compute, ... -> close
+ *
+ * There are two clocks. `set_atoms` and `set_pairs` take what changes at a pair search, `compute`
+ * what changes in every step. A new list of pairs is needed when atoms have moved so far that a pair
+ * may come within the cutoff that the list lacks; the provider refuses a list that is too old. (With
+ * pairs of kind AB_PAIRS_SEARCH the provider searches by itself.) After `set_atoms` a new list must
+ * follow. examples/c_engine.c is a whole engine in about sixty lines.
+ *
+ * How to get the functions: open the library that `alchemi-bridge plugin c` prints the path of, look
+ * up ALCHEMI_BRIDGE_SYMBOL, and call it. In a process without Python that starts the interpreter of
+ * the environment; in a Python process it uses the one that is there. A host that is written in
+ * Python gets the address of the same table from alchemi_bridge.engines.interface.address().
+ *
+ * Rules
+ * -----
+ * - No exception and no exit crosses this interface. Every function returns AB_OK or a code, and
+ *   `message` then says what was expected, what came and what to do. If `compute` fails, nothing was
+ *   added to any buffer.
+ * - All memory that is handed over stays the caller's. What `set_atoms` and `set_pairs` get may be
+ *   reused when they return (on a GPU: in stream order after the stream that they were told). What
+ *   `compute` gets must stay until its results are complete.
+ * - Results are added to the buffers, in the units, precision and strides of the caller.
+ * - Units: lengths in options.length_unit, energies in options.energy_unit; force is energy/length,
+ *   the virial is dE/d(strain), an energy: symmetric, positive under tension. (LAMMPS' virial is
+ *   minus that, GROMACS' is half of it.)
+ * - A pair (first, second, shift) has the vector x[second] - x[first] + shift . cell; rows of the cell
+ *   are its vectors. Positions are never wrapped or moved by the provider.
+ * - Functions may be called from any thread, for one provider by one at a time.
+ * - A caller zero-initialises every structure and sets struct_size = sizeof(structure): fields that are
+ *   added later then read as "not given".
+ *
+ * Under domain decomposition each rank has its home atoms, and halo atoms of other ranks as far as
+ * requirements.halo_range (not only the cutoff: a message-passing model reaches farther), names the home
+ * atoms as `selected`, so that their energies count and no others, and sends the forces on halo atoms
+ * to their owners. Energy and virial of the ranks are summed by the engine.
+ */
+#ifndef ALCHEMI_BRIDGE_H
+#define ALCHEMI_BRIDGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Version of this interface. It changes when something is no longer as it was; what is only added
+ *  is told by struct_size. */
+#define ALCHEMI_BRIDGE_VERSION 1
+
+/** Name of the only symbol that the library has to offer, of type ab_get_functions. */
+#define ALCHEMI_BRIDGE_SYMBOL "alchemi_bridge_functions"
+
+/** What functions return. */
+enum ab_status {
+    AB_OK = 0,
+    AB_ERROR_INPUT = 1,         /**< data of the engine: shape, dtype, device, not finite, overlap */
+    AB_ERROR_PAIRS = 2,         /**< the pair list is inconsistent or too short */
+    AB_ERROR_STALE = 3,         /**< the pair list is too old: search again */
+    AB_ERROR_MODEL = 4,         /**< the model can not be loaded, trusted or evaluated */
+    AB_ERROR_CONFIGURATION = 5, /**< options that contradict each other or do not exist */
+    AB_ERROR_PROTOCOL = 6,      /**< calls in the wrong order */
+    AB_ERROR_VERSION = 7,       /**< caller and library do not speak the same version */
+    AB_ERROR_INTERNAL = 8       /**< anything else; the message says what */
+};
+
+/** Type of an array's elements. */
+enum ab_dtype { AB_ABSENT = 0, AB_FLOAT32 = 1, AB_FLOAT64 = 2, AB_INT32 = 3, AB_INT64 = 4 };
+
+/** Where memory is. */
+enum ab_memory { AB_HOST = 0, AB_CUDA = 1 };
+
+/** Memory of the engine, as it lies there. All zero: not given. */
+typedef struct ab_array {
+    void *data;        /**< address of element [0, 0, 0], aligned to the element */
+    int64_t extent[3]; /**< the first `ndim` count */
+    int64_t stride[3]; /**< distance of neighbours along each axis, in elements */
+    int32_t dtype;     /**< ab_dtype */
+    int32_t ndim;      /**< 1, 2 or 3 */
+    int32_t memory;    /**< ab_memory */
+    int32_t device;    /**< index of the CUDA device, if it is there */
+} ab_array;
+
+/** Severity of what goes to ab_options.log. */
+enum ab_level { AB_LOG_INFO = 0, AB_LOG_WARNING = 1 };
+
+/** Receives text in UTF-8, valid during the call; called from within the functions below only. */
+typedef void (*ab_log)(void *user, int32_t level, const char *text);
+
+/** How to open a provider. */
+typedef struct ab_options {
+    uint32_t struct_size;
+    uint32_t version;              /**< ALCHEMI_BRIDGE_VERSION */
+    const char *model;             /**< path of a metatomic model, UTF-8 */
+    const char *length_unit;       /**< such as "angstrom"; NULL for that */
+    const char *energy_unit;       /**< such as "eV"; NULL for that */
+    /** 2 * n_keywords strings: name, value, name, value, ... The names are those of
+     *  the LAMMPS pair style:
+     *  - device: "cpu", "cuda", "cuda:1"; else a GPU if model and machine have one, and then the one
+     *    of this rank on its node;
+     *  - extensions: folder with the model's extension libraries;
+     *  - sha256: digest that the model file must have;
+     *  - check_consistency: "on" lets metatomic check inputs and outputs in every step (slow);
+     *  - non_conservative: "on", "off", "forces" or "stress": predicted by the model, not derived;
+     *  - scale: number that all results are multiplied by;
+     *  - uncertainty_threshold: meV for an atom's energy (default 100), or "off": atoms beyond it are named in a warning;
+     *  - variant, variant/energy, variant/energy_uncertainty, variant/non_conservative_forces,
+     *    variant/non_conservative_stress: which variant of the model's outputs;
+     *  - tuning: "on" tries the ways of running the model in the first steps and keeps the fastest
+     *    (they differ in the last digits); "off" by default;
+     *  - threads: of torch; by default OMP_NUM_THREADS, or one where the library started Python. */
+    const char *const *keywords;
+    int32_t n_keywords;
+    int32_t local_rank; /**< number of this rank on its node, for the choice of a GPU; -1: as the
+                             launcher's environment says */
+    int32_t local_size; /**< how many ranks the node has; -1 if not known */
+    int32_t reserved;
+    ab_log log;         /**< or NULL */
+    void *log_user;     /**< handed to `log` */
+} ab_options;
+
+/** What a provider needs of its engine. Pointers stay valid until `close`. */
+typedef struct ab_requirements {
+    uint32_t struct_size;
+    int32_t memory;       /**< where the model computes. Host memory is taken anyway, and copied */
+    int32_t device;
+    int32_t dtype;        /**< in which the model computes. Both precisions are taken anyway */
+    double pair_range;    /**< distance up to which lists must be complete in every step */
+    double halo_range;    /**< distance within which atoms influence an atom's energy; infinite for
+                               long-range models, which can not be divided among ranks */
+    int32_t energies;     /**< whether the energy of each atom can be had */
+    int32_t virials;      /**< whether the virial of each atom can be had */
+    int32_t n_types;
+    int32_t n_inputs;
+    const int32_t *types;          /**< n_types atomic numbers that the model knows */
+    const char *const *inputs;     /**< n_inputs names of what the model wants besides, with ... */
+    const char *const *input_units;/**< ... their units there */
+    const char *description;       /**< name, authors and references of the model, several lines */
+} ab_requirements;
+
+/** Something that the model wants besides positions, such as "charge": for each atom, or one value
+ *  for the system. */
+typedef struct ab_input {
+    const char *name;
+    const char *unit;  /**< of the values; NULL for none */
+    ab_array values;   /**< (n_atoms,) or (n_atoms, k); (k,) or (1, k) for the system */
+} ab_input;
+
+/** The atoms of this rank. */
+typedef struct ab_atoms {
+    uint32_t struct_size;
+    int32_t n_inputs;
+    ab_array types;         /**< (n_atoms,) int32 or int64 atomic numbers */
+    ab_array subset;        /**< indices of the atoms that the model sees; absent: all */
+    ab_array selected;      /**< indices of those whose energy counts; absent: all that it sees */
+    ab_array ids;           /**< (n_atoms,) names of the atoms in warnings; absent: their index */
+    const ab_input *inputs; /**< n_inputs; copied */
+} ab_atoms;
+
+/** Kinds of pair lists. */
+enum ab_pairs_kind {
+    AB_PAIRS_SEARCH = 0,   /**< none: the provider searches, and again when it has to */
+    AB_PAIRS_HALF = 1,     /**< every pair once, with shifts */
+    AB_PAIRS_FULL = 2,     /**< every pair in both directions, with shifts */
+    AB_PAIRS_GHOSTS = 3,   /**< rows over local and ghost atoms, as in LAMMPS */
+    AB_PAIRS_MATRIX = 4,   /**< a padded matrix: Kokkos, HOOMD-blue, GPUMD, nvalchemi */
+    AB_PAIRS_CLUSTERS = 5  /**< nbnxm clusters, as in GROMACS */
+};
+
+/** A pair list at its search. Which fields count depends on the kind; arrays are those of the Python
+ *  class of the same meaning (HalfPairs, FullPairs, GhostPairs, NeighborMatrix, ClusterPairs). */
+typedef struct ab_pairs {
+    uint32_t struct_size;
+    int32_t kind;          /**< ab_pairs_kind */
+    double cell[9];        /**< rows are the vectors, at the search; zero where not periodic */
+    int32_t periodic[3];
+    int32_t full;          /**< GHOSTS, MATRIX: whether every pair is in the rows of both atoms */
+    double reach;          /**< distance up to which the list is complete; SEARCH: the skin */
+    uintptr_t stream;      /**< cudaStream_t on which the arrays are written; 0 for none, 1 for the
+                                default stream */
+    uintptr_t ready;       /**< cudaEvent_t after which they may be read; 0 for none */
+
+    /* HALF, FULL */
+    ab_array first, second; /**< (n,) int32 or int64 */
+    ab_array shifts;        /**< (n, 3); MATRIX: (rows, width, 3) or absent */
+
+    /* GHOSTS, and MATRIX with ghosts */
+    int64_t n_local;
+    int32_t newton;         /**< half lists: 1 if pairs through ghosts are listed once; else 0 */
+    uint32_t index_mask;    /**< bits of an entry that are the index; 0 for all */
+    ab_array owners;        /**< (n_all,) the atom itself, or the one of which it is an image */
+    ab_array positions;     /**< (n_all, 3) at the search */
+    ab_array rows;          /**< (n_rows,) atom of each row; absent: row k is that of atom k */
+    ab_array counts;        /**< (n_rows,) entries of each row; MATRIX: or absent; with row_pointers
+                                 by atom, up to the last that has a row */
+    ab_array starts;        /**< GHOSTS: where each row begins in `neighbors`, or absent and ... */
+    ab_array neighbors;     /**< GHOSTS: (n,); MATRIX: (rows, width) */
+    const int32_t *const *row_pointers; /**< ... the address of each row of int32 in host memory,
+                                             by atom (LAMMPS' firstneigh), read where they are */
+    ab_array margin;        /**< (n_all,) float64 or absent: halo_range minus the distance of each
+                                 atom from the nearest whose energy counts, with what they may move
+                                 until the next search; rows of atoms whose margin is below the
+                                 cutoff are not evaluated */
+    int64_t fill_value;     /**< MATRIX without counts: what pads the rows */
+
+    /* CLUSTERS; `positions` are in the order of the slots */
+    ab_array sci, cj, imask, excl_ind, excl, atom_index, imask_outer;
+    double rlist;           /**< radius for which the list is complete; 0: reach */
+    int32_t fresh;          /**< 1 if no kernel has pruned the list since the search */
+    int32_t non_local;      /**< 1 for a list of home with halo atoms */
+    int32_t honour_exclusions;
+    int32_t cluster_size;        /**< 0 for 8 */
+    int32_t clusters_per_super;  /**< 0 for 8 */
+    int32_t split;               /**< 0 for 2 */
+    const struct ab_pairs *next; /**< CLUSTERS: another list of the same atoms (the non-local one),
+                                      or NULL; its cell, stream and event are those of the first */
+} ab_pairs;
+
+/** One evaluation. */
+typedef struct ab_step {
+    uint32_t struct_size;
+    int32_t n_inputs;
+    ab_array positions;  /**< (n_atoms, 3) float32 or float64, any strides */
+    double cell[9];
+    int32_t periodic[3];
+    int32_t reserved;
+    const ab_input *inputs; /**< n_inputs that change in every step */
+    uintptr_t stream;    /**< cudaStream_t to work on: 0 for none, 1 for the default stream */
+    uintptr_t ready;     /**< cudaEvent_t after which positions may be read; 0: in stream order */
+    uintptr_t done;      /**< cudaEvent_t that is recorded when the results are complete. With a
+                              stream and without an event they are complete in stream order; with
+                              neither when `compute` returns */
+} ab_step;
+
+/** Where results are added; what is absent is not computed. float32 or float64, any strides. */
+typedef struct ab_buffers {
+    uint32_t struct_size;
+    int32_t reserved;
+    ab_array forces;   /**< (n_atoms, 3) */
+    ab_array energy;   /**< (1,) */
+    ab_array virial;   /**< (3, 3) dE/d(strain) */
+    ab_array energies; /**< (n_atoms,) */
+    ab_array virials;  /**< (n_atoms, 3, 3), see requirements.virials */
+} ab_buffers;
+
+typedef struct ab_provider ab_provider;
+
+/** The functions. */
+typedef struct ab_functions {
+    uint32_t struct_size;
+    uint32_t version; /**< ALCHEMI_BRIDGE_VERSION of the library */
+    /** Load a model. *provider is NULL if it fails. */
+    int32_t (*open)(const ab_options *options, ab_provider **provider);
+    /** Fill `requirements`; the caller has set its struct_size. */
+    int32_t (*requirements)(ab_provider *provider, ab_requirements *requirements);
+    /** Take the atoms of this rank; call set_pairs afterwards. */
+    int32_t (*set_atoms)(ab_provider *provider, const ab_atoms *atoms);
+    /** Take a new pair list. It belongs to its cell and to the positions of the next compute. */
+    int32_t (*set_pairs)(ab_provider *provider, const ab_pairs *pairs);
+    /** Evaluate and add to the buffers. */
+    int32_t (*compute)(ab_provider *provider, const ab_step *step, const ab_buffers *out);
+    /** Let go of a provider; NULL is allowed. */
+    void (*close)(ab_provider *provider);
+    /** What the last call of this thread that failed had to say, UTF-8; valid until the next one. */
+    const char *(*message)(void);
+} ab_functions;
+
+/** Get the functions: start Python if there is none in the process, and import the bridge.
+ *
+ *  `version` is the caller's ALCHEMI_BRIDGE_VERSION. Returns NULL, with the reason in `message` (of
+ *  `size` bytes, may be NULL), if that does not work. Later calls return the same table at once. */
+typedef const ab_functions *(*ab_get_functions)(uint32_t version, char *message, size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
