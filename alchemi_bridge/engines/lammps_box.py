@@ -18,8 +18,8 @@ from alchemi_bridge.engines.lammps_frame import Frame, require_positions
 from alchemi_bridge.engines.lammps_library import command, start
 from alchemi_bridge.errors import ConfigurationError, EvaluationError
 
-#: Makes LAMMPS' commands for a potential, ``pair_style`` and ``pair_coeff``, from the atomic numbers
-#: of LAMMPS' atom types.
+#: Makes the commands of a potential, ``pair_style`` and ``pair_coeff``, from the atomic numbers of
+#: LAMMPS' atom types.
 PairCommands = Callable[[Sequence[int]], Sequence[str]]
 
 #: Names of what is computed, such that no user's are taken.
@@ -59,8 +59,8 @@ class LammpsBox:
     """An instance of LAMMPS that computes one structure after the other with the same potential.
 
     Atoms have the numbers 1 to N in ASE's order; there is one atom type for each atomic number, in
-    ascending order. A structure that differs from the last one by its positions only is moved, as in
-    molecular dynamics; one with the same elements and periodic directions gets a new box in the
+    ascending order. A structure that differs from the last one by its positions only is moved, as
+    in molecular dynamics; one with the same elements and periodic directions gets a new box in the
     same instance, and anything else a new instance.
 
     Parameters
@@ -130,9 +130,7 @@ class LammpsBox:
         if lmp is not None:
             lmp.close()
 
-    def evaluate(
-        self, atoms: ase.Atoms, *, virial: bool = True, energies: bool = True
-    ) -> Computed:
+    def evaluate(self, atoms: ase.Atoms, *, virial: bool = True, energies: bool = True) -> Computed:
         """Compute a structure.
 
         Raises

