@@ -85,6 +85,8 @@ class StructureResult:
         (3, 3) dE/d(strain), symmetric, tensile positive; an energy.
     energies, uncertainty
         (n_atoms,) energy of each atom, and its uncertainty.
+    virials
+        (n_atoms, 3, 3) share of each atom in the virial, not symmetrised.
     """
 
     energy: torch.Tensor | None
@@ -92,6 +94,7 @@ class StructureResult:
     virial: torch.Tensor | None
     energies: torch.Tensor | None
     uncertainty: torch.Tensor | None
+    virials: torch.Tensor | None = None
 
 
 @own_autograd_mode
@@ -153,6 +156,7 @@ def evaluate_structures(
             _each(evaluation.virial, None, energy, len(systems)),
             _each(evaluation.energies, sizes, energy, len(systems)),
             _each(evaluation.uncertainty, sizes, energy, len(systems)),
+            _each(evaluation.virials, sizes, energy, len(systems)),
             strict=True,
         )
     ]

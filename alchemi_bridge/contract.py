@@ -139,8 +139,9 @@ class Step:
     cell
         Cell of this step in the engine's length unit; ``None`` if it is that of the last
         :meth:`ForceProvider.set_pairs`.
-    energy, forces, virial, energies
-        What is wanted; there must be a buffer for each.
+    energy, forces, virial, energies, virials
+        What is wanted; there must be a buffer for each. ``virials``, those of each atom, exist for
+        models whose energy depends on the pair vectors alone.
     inputs
         Extra inputs of this step; they replace those of the same name in :class:`Atoms`.
     ready
@@ -155,6 +156,7 @@ class Step:
     energies: bool = False
     inputs: Mapping[str, Quantity] = field(default_factory=dict)
     ready: Event | None = None
+    virials: bool = False
 
     def __post_init__(self) -> None:
         if self.cell is not None:
@@ -181,12 +183,19 @@ class ForceBuffers:
         (3, 3) dE/d(strain), energy.
     energies
         (n_atoms,).
+    virials
+        (n_atoms, 3, 3) share of each atom in dE/d(strain), energy. Every pair vector ``r`` with
+        the gradient ``g = dE/dr`` gives ``r (x) g`` (rows belong to ``r``), half to either of its
+        atoms, also to those that are not selected. Not symmetrised: the sum over the atoms is the
+        virial before that. The sign is that of the virial, minus LAMMPS' ``vatom``. Other
+        divisions have the same sum; for potentials of more than pairs none is better than another.
     """
 
     forces: Any = None
     energy: Any = None
     virial: Any = None
     energies: Any = None
+    virials: Any = None
 
     def view(self, name: str, n_atoms: int, device: torch.device) -> torch.Tensor:
         """The named buffer as a writable tensor, checked."""
@@ -203,6 +212,7 @@ class ForceBuffers:
             "energy": (1,),
             "virial": (3, 3),
             "energies": (n_atoms,),
+            "virials": (n_atoms, 3, 3),
         }[name]
         view = DeviceBuffer.of(source, f"buffer '{name}'").require(
             f"buffer '{name}'",

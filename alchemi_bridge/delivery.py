@@ -11,7 +11,10 @@ from alchemi_bridge.errors import NonFiniteResultError
 from alchemi_bridge.model import Evaluation
 from alchemi_bridge.neighbors import add_rows
 
-RESULTS = ("energy", "forces", "virial", "energies", "uncertainty")
+RESULTS = ("energy", "forces", "virial", "energies", "virials", "uncertainty")
+
+#: Those with a row for each atom, except forces, which have a kernel.
+ROWS = ("energies", "virials")
 
 
 class Delivery:
@@ -37,6 +40,7 @@ class Delivery:
             "forces": energy * length,
             "virial": energy,
             "energies": energy,
+            "virials": energy,
         }
         self._open: OpenResults | None = None
 
@@ -85,7 +89,7 @@ class Delivery:
                 add_rows(value, subset, factor, view)
                 continue
             rows = (value.double() * factor).to(view.dtype)
-            if subset is None or name != "energies":
+            if subset is None or name not in ROWS:
                 view.add_(rows)
             else:
                 view.index_add_(0, subset, rows)

@@ -60,6 +60,9 @@ LOGGER = logging.getLogger(__name__)
 
 FLOATS = (torch.float32, torch.float64)
 
+#: What a step may ask for, by the names of its flags and of the buffers.
+QUANTITIES = ("forces", "energy", "virial", "energies", "virials")
+
 #: What runs without measuring: TorchScript as it comes, lists cut in every step.
 UNTUNED = Mode(optimize=True, uncut=False)
 
@@ -351,7 +354,7 @@ class MetatomicForceProvider:
             dtype=self.loaded.dtype,
             device=self.loaded.device,
         )
-        wanted = Wanted(step.energy, step.forces, step.virial, step.energies)
+        wanted = wanted_of(step)
 
         def run() -> Evaluation:
             return evaluate(
@@ -367,7 +370,7 @@ class MetatomicForceProvider:
 
         if self._replay is None or system.lasting is None or not self._tuner.done:
             return run()
-        flags = (step.energy, step.forces, step.virial, step.energies, mode.optimize)
+        flags = (*(getattr(wanted, name) for name in QUANTITIES), mode.optimize)
         return self._replay.run((system.lasting, system.rows, atoms, *flags), run)
 
     def _finish(
@@ -420,8 +423,13 @@ def buffers_of(
     positions = DeviceBuffer.of(step.positions, "positions").require(
         "positions", shape=(n_atoms, 3), dtypes=FLOATS, device=device
     )
-    names = [n for n in ("forces", "energy", "virial", "energies") if getattr(step, n)]
+    names = [name for name in QUANTITIES if getattr(step, name)]
     return positions, {name: out.view(name, n_atoms, device) for name in names}
+
+
+def wanted_of(step: Step) -> Wanted:
+    """The quantities that a step asks for; the wrong kind of step is refused elsewhere."""
+    return Wanted(**{name: getattr(step, name, False) for name in QUANTITIES})
 
 
 def _is_positive(value: Any) -> bool:

@@ -30,8 +30,13 @@ from alchemi_bridge.domain.abort import collective, waiting
 from alchemi_bridge.domain.aware import check_against_host, cuda_aware
 from alchemi_bridge.domain.evaluator import DomainEvaluator, DomainFacts, HomeAtoms, HomeStep
 from alchemi_bridge.domain.ranks import share_cores, single, world
-from alchemi_bridge.errors import ConfigurationError, PairListError, ProtocolError
-from alchemi_bridge.model import Evaluation, LoadedModel, Route, Wanted, load_model
+from alchemi_bridge.errors import (
+    ConfigurationError,
+    PairListError,
+    ProtocolError,
+    UnsupportedOutputError,
+)
+from alchemi_bridge.model import Evaluation, LoadedModel, Route, load_model
 from alchemi_bridge.model.inputs import read_values, require_given
 from alchemi_bridge.model.outputs import OutputPlan
 from alchemi_bridge.model.tuning import Mode
@@ -42,6 +47,7 @@ from alchemi_bridge.provider import (
     out_of_order,
     own_autograd_mode,
     require_options,
+    wanted_of,
 )
 from alchemi_bridge.uncertainty import warn_if_uncertain
 from alchemi_bridge.units import Units, conversion_factor
@@ -337,6 +343,13 @@ class DomainForceProvider:
         if self._cell is None:
             raise out_of_order("compute", "set_pairs")
         device = self.loaded.device
+        if getattr(step, "virials", False):
+            raise UnsupportedOutputError(
+                "virial of each atom",
+                expected="MetatomicForceProvider: between ranks only forces go home from a halo",
+                got=type(self).__name__,
+                fix="ask for the total virial, Step(virial=True), or evaluate on one rank",
+            )
         positions, views = buffers_of(step, out, self._prepared.n_atoms, device)
         if device.type == "cuda":
             require_current(device)
@@ -375,9 +388,3 @@ class DomainForceProvider:
             if self._speaks:
                 factor = conversion_factor(self.loaded.energy_unit, "eV")
                 warn_if_uncertain(found.uncertainty * factor, self._threshold, names, stacklevel=5)
-
-
-def wanted_of(step: Step) -> Wanted:
-    """The quantities that a step asks for; the wrong kind of step is refused later."""
-    flags = (getattr(step, name, False) for name in ("energy", "forces", "virial", "energies"))
-    return Wanted(*flags)

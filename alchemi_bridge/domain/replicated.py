@@ -15,9 +15,9 @@ from alchemi_bridge.domain.abort import vital, waiting
 from alchemi_bridge.domain.decomposition import decompose, wrap
 from alchemi_bridge.domain.evaluator import HomeAtoms, HomeStep
 from alchemi_bridge.domain.fingerprint import of_tensor, of_values
-from alchemi_bridge.domain.provider import DomainForceProvider, wanted_of
+from alchemi_bridge.domain.provider import DomainForceProvider
 from alchemi_bridge.model import Evaluation
-from alchemi_bridge.provider import own_autograd_mode
+from alchemi_bridge.provider import own_autograd_mode, wanted_of
 from alchemi_bridge.stages import stage
 
 

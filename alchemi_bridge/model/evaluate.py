@@ -12,7 +12,14 @@ from metatomic.torch import ModelOutput
 
 from alchemi_bridge.errors import EvaluationError, UnsupportedOutputError, last_line
 from alchemi_bridge.model.execution import optimized
-from alchemi_bridge.model.graph import Graph, Route, SystemInput, build_graph, differentiate
+from alchemi_bridge.model.graph import (
+    Graph,
+    Route,
+    SystemInput,
+    build_graph,
+    differentiate,
+    no_virials,
+)
 from alchemi_bridge.model.load import LoadedModel
 from alchemi_bridge.model.outputs import OutputPlan, Wanted, current_name
 from alchemi_bridge.model.results import Results, atom_offsets
@@ -35,6 +42,8 @@ class Evaluation:
         (n_atoms,) energy of each atom and its uncertainty; zero for atoms that were not selected.
     extra
         Further outputs, detached, by the name under which they were requested.
+    virials
+        (n_atoms, 3, 3) share of each atom in dE/d(strain), not symmetrised, ``None`` if not wanted.
     """
 
     energy: torch.Tensor | None
@@ -43,6 +52,7 @@ class Evaluation:
     energies: torch.Tensor | None
     uncertainty: torch.Tensor | None
     extra: dict[str, TensorMap]
+    virials: torch.Tensor | None = None
 
 
 def evaluate(
@@ -78,13 +88,13 @@ def evaluate(
     Raises
     ------
     UnsupportedOutputError
-        If the model lacks an output that is wanted.
+        If the model lacks an output that is wanted, or its virial can not be divided among atoms.
     EvaluationError
         If the model fails.
     """
-    _check_outputs(plan, wanted)
-    by_gradient = wanted.by_gradient(plan)
     attach = route == "strain"
+    _check_outputs(plan, wanted, attach)
+    by_gradient = wanted.by_gradient(plan)
     requests = loaded.execution.kept_requests(
         (plan, wanted), lambda: requests_for(loaded, plan, wanted)
     )
@@ -130,6 +140,7 @@ def _read(
     offsets = atom_offsets(systems)
     results = Results(loaded, plan, list(systems), offsets, outputs, all_atoms)
     forces, virial = results.direct(wanted)
+    virials = None
     if wanted.by_gradient(plan):
         with stage("backward"):
             gradients = differentiate(results.energy_values(), graphs)
@@ -139,12 +150,15 @@ def _read(
         )
         found = torch.zeros((offsets[-1], 3), dtype=loaded.dtype, device=loaded.device)
         with stage("accumulate"):
-            virials = [
+            whole = [
                 gradient.collect(system, found[offsets[k] : offsets[k + 1]], by_virial)
                 for k, (system, gradient) in enumerate(zip(systems, gradients, strict=True))
             ]
+            if wanted.virials:
+                both = zip(systems, gradients, strict=True)
+                virials = torch.cat([gradient.virials(system) for system, gradient in both])
         forces = found if by_force else forces
-        virial = torch.stack([v for v in virials if v is not None]) if by_virial else virial
+        virial = torch.stack([v for v in whole if v is not None]) if by_virial else virial
     return Evaluation(
         energy=results.energy() if wanted.energy else None,
         forces=forces,
@@ -152,10 +166,11 @@ def _read(
         energies=results.per_atom(plan.energy) if wanted.energies else None,
         uncertainty=results.per_atom(plan.uncertainty) if plan.uncertainty in outputs else None,
         extra=extra,
+        virials=virials,
     )
 
 
-def _check_outputs(plan: OutputPlan, wanted: Wanted) -> None:
+def _check_outputs(plan: OutputPlan, wanted: Wanted, attach: bool) -> None:
     if plan.energy is None and wanted.needs_energy(plan):
         raise UnsupportedOutputError(
             "energy",
@@ -169,6 +184,13 @@ def _check_outputs(plan: OutputPlan, wanted: Wanted) -> None:
             expected=f"a model whose output '{plan.energy}' is per atom",
             got="one that gives the energy of the whole system only",
             fix="ask for the total energy",
+        )
+    if wanted.virials and plan.stress is not None:
+        raise no_virials("the non-conservative stress, which the model gives as a whole")
+    if wanted.virials and attach:
+        raise no_virials(
+            "a model that may differentiate by positions itself, or gradient='strain': then the "
+            "gradient by pair vectors is not known"
         )
 
 

@@ -21,7 +21,7 @@ import torch
 from metatensor.torch import TensorMap
 from metatomic.torch import System
 
-from alchemi_bridge.errors import EvaluationError, last_line
+from alchemi_bridge.errors import EvaluationError, UnsupportedOutputError, last_line
 from alchemi_bridge.model.load import LoadedModel
 from alchemi_bridge.neighbors import (
     RequestedPairs,
@@ -30,6 +30,7 @@ from alchemi_bridge.neighbors import (
     neighbor_block,
     outer_sum,
     rows_times,
+    shared_virials,
 )
 
 Route = Literal["leaves", "strain"]
@@ -191,6 +192,38 @@ class Gradient:
         if self.cell is not None:
             total = total + outer_sum(source.cell, self.cell)
         return total
+
+    def virials(self, source: SystemInput) -> torch.Tensor:
+        """(n_atoms, 3, 3) share of each atom in dE/d(strain), summed in float64, not symmetrised.
+
+        Raises
+        ------
+        UnsupportedOutputError
+            If the energy depends on positions or cell other than through the pair vectors: what
+            they add to the virial belongs to no pair, and so to no atom.
+        """
+        seen = {"positions": self.positions, "cell": self.cell, "strain": self.strain}
+        used = [name for name, gradient in seen.items() if gradient is not None]
+        if used:
+            raise no_virials(f"one whose energy depends on {' and '.join(used)} directly")
+        rows = torch.zeros(
+            (len(source.types), 3, 3), dtype=torch.float64, device=source.positions.device
+        )
+        for pairs, gradient in zip(source.pairs, self.vectors, strict=False):
+            if gradient is not None:
+                shared_virials(pairs, gradient, rows)
+        return rows.to(source.positions.dtype)
+
+
+def no_virials(got: str) -> UnsupportedOutputError:
+    """The error for a model whose virial can not be divided among the atoms."""
+    return UnsupportedOutputError(
+        "virial of each atom",
+        expected="a model whose energy depends on the pair vectors alone, since the part of each "
+        "pair is what its two atoms share",
+        got=got,
+        fix="ask for the total virial, Step(virial=True), and not for virials",
+    )
 
 
 def _backward(

@@ -60,16 +60,18 @@ class OutputPlan:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to compute."""
+    """What to compute; ``virials`` are those of each atom."""
 
     energy: bool = True
     forces: bool = True
     virial: bool = False
     energies: bool = False
+    virials: bool = False
 
     def by_gradient(self, plan: OutputPlan) -> bool:
         """Whether something has to be taken from the gradient of the energy."""
-        return (self.forces and plan.force is None) or (self.virial and plan.stress is None)
+        by_force, by_virial = self.forces and plan.force is None, self.virial and not plan.stress
+        return by_force or by_virial or self.virials
 
     def needs_energy(self, plan: OutputPlan) -> bool:
         """Whether the energy output has to be evaluated, for itself or for its gradient."""

@@ -120,7 +120,7 @@ def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
 
 
 def _agree(found: Evaluation, expected: Evaluation) -> bool:
-    for name in ("energy", "forces", "virial", "energies"):
+    for name in ("energy", "forces", "virial", "energies", "virials"):
         one, other = getattr(found, name), getattr(expected, name)
         if (one is None) != (other is None):
             return False

@@ -8,6 +8,7 @@ from alchemi_bridge.neighbors.gradients import (
     attached_vectors,
     gather_forces,
     outer_sum,
+    shared_virials,
 )
 from alchemi_bridge.neighbors.guard import read_facts
 from alchemi_bridge.neighbors.reference import require_same_pairs
@@ -29,5 +30,6 @@ __all__ = [
     "refresh",
     "require_same_pairs",
     "rows_times",
+    "shared_virials",
     "shift_vectors",
 ]

@@ -111,6 +111,30 @@ def add_rows(
     )
 
 
+def shared_virials(pairs: RequestedPairs, gradients: torch.Tensor, rows: torch.Tensor) -> None:
+    """Add what each pair gives to dE/d(strain), half of it to either of its atoms.
+
+    ``W_i += 1/2 sum_k r_k (x) g_k`` over the pairs k that atom i is in, as their first or second
+    atom; a pair of an atom with its own image counts for it twice.
+
+    Parameters
+    ----------
+    pairs
+        The pairs handed to the model.
+    gradients
+        (n_rows, 3) dE/dr of each row handed to the model.
+    rows
+        (n_atoms, 3, 3) float64, changed in place: the first axis is that of ``r``, the second that
+        of ``g``. On a GPU the order of the sum is not fixed.
+    """
+    half = gradients.reshape(-1, 3).double() / 2.0
+    first, second = pairs.first.long(), pairs.second.long()
+    for axis in range(3):  # not all nine at once: there are many more pairs than atoms
+        share = pairs.vectors[:, axis : axis + 1].double() * half
+        rows[:, axis].index_add_(0, first, share)
+        rows[:, axis].index_add_(0, second, share)
+
+
 def outer_sum(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """(3, 3) sum of the outer products of rows, summed in float64."""
     return (left.double().T @ right.double()).to(left.dtype)

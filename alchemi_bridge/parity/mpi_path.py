@@ -6,126 +6,36 @@ started by mpiexec uses the ranks that it has.
 
 from __future__ import annotations
 
-import atexit
 import importlib.util
-import secrets
-import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
-from multiprocessing.connection import Connection, Listener
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
 
 from alchemi_bridge.domain.leading import leader
-from alchemi_bridge.domain.ranks import environment_of_one, mpiexec
+from alchemi_bridge.domain.ranks import mpiexec
 from alchemi_bridge.engines.ase import BridgeCalculator
-from alchemi_bridge.errors import BridgeError, EvaluationError
 from alchemi_bridge.parity.builtin_paths import BridgeEvaluator
 from alchemi_bridge.parity.paths import Evaluator, Job, ParityPath, register
-from alchemi_bridge.parity.results import PathResult
+from alchemi_bridge.parity.remote import RemoteEvaluator, Worker, worker
 
 #: Ranks that a serial run starts.
 RANKS = 2
 
-#: Seconds until the ranks must have answered for the first time: torch is imported by each.
-PATIENCE = 120.0
 
-#: Environment variables that tell the first rank where to report: address, and key in hexadecimal.
-ADDRESS, KEY = "ALCHEMI_BRIDGE_PARITY_ADDRESS", "ALCHEMI_BRIDGE_PARITY_KEY"
-
-
-class Ranks:
-    """Ranks that were started for this process, until it ends."""
-
-    def __init__(self, n_ranks: int) -> None:
-        self.n_ranks = n_ranks
-        launcher = mpiexec()
-        assert launcher is not None  # unavailable() has seen to it
-        self._folder = tempfile.TemporaryDirectory()
-        address, key = str(Path(self._folder.name) / "ranks"), secrets.token_bytes(16)
-        environment = {
-            **environment_of_one(),
-            "OMP_NUM_THREADS": "1",
-            ADDRESS: address,
-            KEY: key.hex(),
-        }
-        with Listener(address, "AF_UNIX", authkey=key) as listener:
-            # _listener._socket: the only way to a timeout, without which a launcher that fails
-            # would be waited for forever
-            listener._listener._socket.settimeout(PATIENCE)  # type: ignore[attr-defined]
-            self._process = subprocess.Popen(
-                [launcher, "-n", str(n_ranks), sys.executable, "-m", __package__ + ".mpi_worker"],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            try:
-                self._pipe: Connection = listener.accept()
-            except OSError as error:
-                raise self._failed(error) from error
-        atexit.register(self.close)
-
-    def ask(self, *request: Any) -> Any:
-        """One answer of the first rank; what it raised is raised here."""
-        try:
-            self._pipe.send(request)
-            answer = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            raise self._failed(error) from error
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    def _failed(self, error: BaseException) -> BridgeError:
-        self._process.terminate()
-        out, _ = self._process.communicate()
-        said = out.decode(errors="replace").strip().splitlines()
-        return EvaluationError(
-            f"{self.n_ranks} ranks",
-            expected="to answer",
-            got=f"{type(error).__name__}; they said: {' / '.join(said[-5:]) or 'nothing'}",
+def started(n_ranks: int) -> Worker:
+    """The ranks of this process: started once, they serve all cases."""
+    launcher = mpiexec()
+    assert launcher is not None  # unavailable() has seen to it
+    program = [sys.executable, "-m", f"{__package__}.mpi_worker"]
+    return worker(
+        "ranks",
+        lambda: Worker(
+            [launcher, "-n", str(n_ranks), *program],
+            name=f"{n_ranks} ranks",
             fix="see whether 'mpiexec -n 2 python -c \"from mpi4py import MPI\"' works",
-        )
-
-    def close(self) -> None:
-        """Let them end."""
-        self._pipe.close()
-        try:
-            self._process.communicate(timeout=20.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._folder.cleanup()
-
-
-_ranks: Ranks | None = None
-
-
-def started(n_ranks: int) -> Ranks:
-    """The ranks of this process."""
-    global _ranks
-    if _ranks is None:
-        _ranks = Ranks(n_ranks)
-    return _ranks
-
-
-class _RemoteEvaluator(Evaluator):
-    """A calculator that lives on the ranks."""
-
-    def __init__(self, ranks: Ranks, job: Job) -> None:
-        self._ranks = ranks
-        self._number = ranks.ask("prepare", str(job.model_file), dict(job.options), job.expected)
-
-    def evaluate(self, frames: Sequence[Atoms]) -> list[PathResult]:
-        found: list[PathResult] = self._ranks.ask("evaluate", self._number, list(frames))
-        return found
-
-    def step(self, atoms: Atoms) -> float:
-        return float(self._ranks.ask("step", self._number, atoms))
+        ),
+    )
 
 
 def calculator(model_file: str, options: dict[str, Any], expected: frozenset[str]) -> Evaluator:
@@ -162,7 +72,7 @@ class MpiPath(ParityPath):
     def prepare(self, job: Job) -> Evaluator:
         if leader() is not None:
             return calculator(str(job.model_file), dict(job.options), job.expected)
-        return _RemoteEvaluator(started(RANKS), job)
+        return RemoteEvaluator(started(RANKS), str(job.model_file), dict(job.options), job.expected)
 
 
 register(MpiPath())

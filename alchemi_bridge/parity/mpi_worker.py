@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-from multiprocessing.connection import Client
-from typing import Any
-
 import torch
 
 from alchemi_bridge.domain import dismiss, follow, lead
 from alchemi_bridge.domain.ranks import mpi, world
-from alchemi_bridge.parity.mpi_path import ADDRESS, KEY, calculator
-from alchemi_bridge.parity.paths import Evaluator
+from alchemi_bridge.parity.mpi_path import calculator
+from alchemi_bridge.parity.remote import serve
 
 
 def main() -> None:
@@ -24,25 +19,7 @@ def main() -> None:
         follow(comm)
         return
     lead(comm)
-    evaluators: dict[int, Evaluator] = {}
-    numbers = itertools.count()
-    with Client(os.environ[ADDRESS], "AF_UNIX", authkey=bytes.fromhex(os.environ[KEY])) as pipe:
-        while True:
-            try:
-                what, *arguments = pipe.recv()
-            except EOFError:
-                break
-            try:
-                answer: Any
-                if what == "prepare":
-                    answer = next(numbers)
-                    evaluators[answer] = calculator(*arguments)
-                else:
-                    number, argument = arguments
-                    answer = getattr(evaluators[number], what)(argument)
-            except Exception as error:
-                answer = error
-            pipe.send(answer)
+    serve(calculator)
     dismiss()
 
 
