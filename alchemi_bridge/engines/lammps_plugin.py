@@ -8,6 +8,7 @@ of this package is :func:`entry_point`, so that ``pair_style alchemi`` is there 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
@@ -78,7 +79,8 @@ def preload_mpi() -> None:
     """Load the MPI library of the environment, which LAMMPS' library does not find by itself."""
     path = mpi_library()
     if path is not None:
-        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        with contextlib.suppress(OSError):  # whoever needs it says what is wrong with it
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
 
 def mpi_library() -> Path | None:
@@ -87,8 +89,10 @@ def mpi_library() -> Path | None:
         files = importlib.metadata.files("mpich") or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    names = [file for file in files if file.name.startswith("libmpi.so")]
-    return next((path for file in names if (path := Path(str(file.locate())).resolve()).is_file()), None)
+    # in a wheel there are no links: libmpi.so without a number is a note of the linker's
+    names = (file for file in files if file.name.startswith("libmpi.so."))
+    paths = (Path(str(file.locate())).resolve() for file in names)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def date_of(version: str) -> str:

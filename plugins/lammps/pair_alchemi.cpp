@@ -309,7 +309,6 @@ void PairAlchemi::init_style()
                "pair style alchemi: expected a model with a finite interaction range on {} ranks, got "
                "a long-range one; run on one rank",
                comm->nprocs);
-  require_lists_without_holes();
   require_ghosts();
   neighbor->add_request(this, NeighConst::REQ_FULL |
                                   (needs_ghost_rows() ? NeighConst::REQ_GHOST : 0));
@@ -322,18 +321,13 @@ double PairAlchemi::init_one(int i, int j)
   return needs.pair_range;
 }
 
-// What users tell LAMMPS to leave out of its lists the model would have to see.
+// The model needs all pairs of its atoms: also those that users tell LAMMPS to leave out of its lists,
+// and those of bonded atoms, which are left out where both factors are zero.
 void PairAlchemi::require_lists_without_holes()
 {
   if (neighbor->exclude_setting())
     error->all(FLERR, "pair style alchemi: expected neighbor lists with all pairs, got neigh_modify "
                       "exclude; use hybrid/overlay with NULL for types that the model must not see");
-  // special bonds are left out where both factors are zero; checked when the bonds are known
-}
-
-// The model needs all pairs of its atoms, those of bonded ones, too.
-void PairAlchemi::require_special_pairs()
-{
   int mine = 0, any = 0;
   bool left_out = false;
   for (int k = 1; k <= 3; ++k)
@@ -488,7 +482,7 @@ void PairAlchemi::hand_over_pairs()
 {
   const int n_local = atom->nlocal, n_all = n_local + atom->nghost;
   const bool alone = comm->nprocs == 1;
-  if (first) require_special_pairs();
+  if (first) require_lists_without_holes();
   const double ghosts = comm->get_comm_cutoff(), range = needs.halo_range + neighbor->skin;
   if (needs_ghost_rows() && ghosts < range)
     error->all(FLERR,

@@ -68,7 +68,6 @@ class PairAlchemi : public Pair {
   void agree(int32_t, const char *);
   bool needs_ghost_rows() const;
   void require_lists_without_holes();
-  void require_special_pairs();
   void require_ghosts();
   void hand_over_pairs();
   void find_owners();

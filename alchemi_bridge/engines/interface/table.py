@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from alchemi_bridge.engines.interface import structs
+from alchemi_bridge.engines.interface.description import describe
 from alchemi_bridge.engines.interface.options import Host
 from alchemi_bridge.engines.interface.session import Log, Session
 from alchemi_bridge.errors import BridgeError, ConfigurationError, ProtocolError
@@ -144,7 +145,7 @@ def _log_of(given: Any) -> Log | None:
 
 def _requirements(handle: int | None, out: Any) -> None:
     session = _session(handle)
-    target = _read(out, structs.Requirements, "requirements")
+    _read(out, structs.Requirements, "requirements")
     provider, size = session.provider, int(out.contents.struct_size)
     needs, device = provider.requirements, session.device
     types = (ctypes.c_int32 * len(needs.atomic_types))(*sorted(needs.atomic_types))
@@ -164,10 +165,9 @@ def _requirements(handle: int | None, out: Any) -> None:
         types=types,
         inputs=names,
         input_units=units,
-        description=str(provider.loaded.metadata.print()).encode(),
+        description=describe(provider.loaded).encode(),
     )
     _facts[handle or 0] = [types, names, units, filled]  # as long as the provider is open
-    del target
     ctypes.memmove(ctypes.addressof(out.contents), ctypes.addressof(filled), size)
 
 
