@@ -165,18 +165,19 @@ format: .venv/.installed ## put the code into the project's format
 
 # --- packaging ----------------------------------------------------------------------------------
 
-# In the folder of the installed wheel, which `-c` puts first: its kernels are found, and no others.
-CHECK_WHEEL := from pathlib import Path; from alchemi_bridge.native import sources; \
-	home = Path("alchemi_bridge/kernels").resolve(); \
-	raise SystemExit(sources.folder() != home and f"make: kernels of the wheel not found in {home}")
+# In the folder of the installed wheel, which `-c` puts first: its sources are found, and no others.
+CHECK_WHEEL := from pathlib import Path; from alchemi_bridge.engines import plugins; \
+	from alchemi_bridge.native import sources; home = Path("alchemi_bridge").resolve(); \
+	found = [sources.folder(), plugins.folder()]; \
+	raise SystemExit(found != [home / "kernels", home / "plugins"] and f"make: wheel: found {found}")
 
 .PHONY: wheel
-wheel: .venv/.installed ## build dist/*.whl and check that it holds the whole package and the kernels
+wheel: .venv/.installed ## build dist/*.whl and check that it holds the whole package, kernels and plugins
 	rm -rf dist
 	.venv/bin/python -m pip wheel --disable-pip-version-check $(PIP_ARGS) --no-deps --wheel-dir dist .
 	.venv/bin/python -m pip install --disable-pip-version-check --no-user --no-deps --no-compile --quiet \
 	    --target dist/check dist/*.whl
-	@mkdir dist/expected && cp -R alchemi_bridge dist/expected/ && cp -R kernels dist/expected/alchemi_bridge/
+	@mkdir dist/expected && cp -R alchemi_bridge dist/expected/ && cp -R kernels plugins dist/expected/alchemi_bridge/
 	@diff -r -q -x '*.pyc' -x __pycache__ dist/expected/alchemi_bridge dist/check/alchemi_bridge \
 	    || { echo 'make: not the same in package and wheel'; exit 1; }
 	@cd dist/check && ../../.venv/bin/python -c '$(CHECK_WHEEL)'

