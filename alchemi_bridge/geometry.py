@@ -182,19 +182,19 @@ class Geometry:
         allowed = reference.allowance(cell, reach, cutoff)
         smallest = max(allowed, 0.0) if cell.same_as(reference.cell) else allowed
         limit = smallest + reference.rounding(reference.positions.dtype)
-        drift = reference.drift
-        geometry, displacement = self._cut(positions, cell, reference, limit)
+        geometry, displacement = self._within(positions, cell, reference, limit)
+        at_rest = ""
+        if geometry is None and self._may_be_at_rest(cell):
+            plain = reference.at_rest.allowance(cell, reach, cutoff)
+            if plain >= 0.0:
+                geometry, away = self._within(positions, cell, reference.at_rest, plain)
+                at_rest = f", or {plain:.4g} without following the cell, where they are {away:.4g}"
         if geometry is None:
-            # once more: the drift of the step before may not be that of this one
-            geometry, displacement = self._cut(positions, cell, reference, limit)
-        if geometry is None:
-            # one atom gone astray must not make all others seem wrapped in the next steps
-            reference.drift = drift
             unit = self.loaded.length_unit
             raise StalePairsError(
                 "pair list",
                 expected=f"displacements since the search of at most {max(allowed, 0.0):.4g} "
-                f"{unit} (half of what reach {reach:g} leaves beyond cutoff {cutoff:g})",
+                f"{unit} (half of what reach {reach:g} leaves beyond cutoff {cutoff:g}){at_rest}",
                 got=f"{displacement:.4g} {unit}"
                 if allowed >= 0.0
                 else f"{displacement:.4g} {unit} in a cell compressed by more than that",
@@ -202,6 +202,31 @@ class Geometry:
             )
         self._reference = reference  # only now: a step that was refused is not the first one
         return geometry
+
+    def _may_be_at_rest(self, cell: Cell) -> bool:
+        """Whether the list may hold for atoms that did not follow the cell.
+
+        Not in its first step: had the cell taken the atoms along since the search, as a barostat
+        does, they would be at rest by definition. Nor for a list that is cut to the interaction
+        range, which is known for pairs within the cutoff only.
+        """
+        first, candidates = self._reference, self._candidates
+        if first is None or candidates is None or candidates.margin is not None:
+            return False
+        return not cell.same_as(first.cell)
+
+    def _within(
+        self, positions: torch.Tensor, cell: Cell, reference: Reference, limit: float
+    ) -> tuple[StepGeometry | None, float]:
+        """See :meth:`_cut`; twice if need be, as the last drift may not be that of this step."""
+        drift = reference.drift
+        for _ in range(2):
+            geometry, displacement = self._cut(positions, cell, reference, limit)
+            if geometry is not None:
+                return geometry, displacement
+        # one atom gone astray must not make all others seem wrapped in the next steps
+        reference.drift = drift
+        return None, displacement
 
     def _search(self, positions: torch.Tensor, cell: Cell) -> StepGeometry:
         """Own search: make a new one when the old may miss a pair."""

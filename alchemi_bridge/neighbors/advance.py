@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ CHUNK = 64
 FACTS = 8
 MOST_CELLS = 1024.0
 NOWHERE = -1.0e300
+
+#: Cell shifts that are looked at one by one. There are more if atoms are a dozen cells apart, for
+#: which any change of the cell is too much anyway.
+MOST_SHIFTS = 20000
 
 #: Roundings of a coordinate on the way to a displacement: three products, two sums, two differences
 #: and as many for the deformation itself.
@@ -39,6 +44,9 @@ class Reference:
         Common displacement that is left out; any three numbers are right, those close to the
         middle of all displacements make a list last longest.
     """
+
+    #: Whether displacements are those that are left when the cell has taken the atoms along.
+    _follows = True
 
     def __init__(self, positions: torch.Tensor, cell: Cell) -> None:
         self.positions, self.cell = positions, cell
@@ -72,7 +80,7 @@ class Reference:
     def frame(self, cell: Cell) -> tuple[torch.Tensor, bool]:
         """(27,) float64 on the device, see kernels/advance.cuh, and whether the cell deformed."""
         if self._frame is None or not (cell is self._frame[0] or cell.same_as(self._frame[0])):
-            deformed = not cell.same_as(self.cell)
+            deformed = self._follows and not cell.same_as(self.cell)
             deformation = cell.deformation_from(self.cell) if deformed else np.eye(3)
             inverse = np.where(cell.pbc, cell.inverse, 0.0)  # columns belong to cell vectors
             numbers = np.concatenate([deformation, inverse, cell.vectors]).ravel()
@@ -85,6 +93,68 @@ class Reference:
         middle = [(a + b) / 2.0 for a, b in zip(low, high, strict=True)]
         if all(math.isfinite(m) for m in middle):
             self.drift = (middle[0], middle[1], middle[2])
+
+    @cached_property
+    def spans(self) -> np.ndarray:
+        """(3,) how far atoms are apart along the vectors of ``cell.completed``, in these.
+
+        Read from the device when it is asked for first.
+        """
+        if len(self.positions) == 0:
+            return np.zeros(3)
+        inverse = upload(torch.from_numpy(self.cell.inverse), self.positions.device)
+        fractions = _rows_times(self.positions.double(), inverse)
+        return np.array((fractions.amax(dim=0) - fractions.amin(dim=0)).tolist())
+
+    @cached_property
+    def at_rest(self) -> AtRest:
+        """The same, for atoms that stay where they are while the cell changes."""
+        return AtRest(self)
+
+
+class AtRest(Reference):
+    """The geometry of a search, for atoms that do not follow the cell.
+
+    Displacements from it are plain ones, without the cell's deformation; a drift of its own is
+    left out of them. An engine that rebuilds its list by plain displacements and by how far the
+    corners of its box moved (LAMMPS) may use a list that :meth:`Reference.allowance` calls too
+    old, since the singular value there takes from the reach what such atoms do not lose.
+    """
+
+    _follows = False
+
+    def __init__(self, searched: Reference) -> None:
+        self.positions, self.cell = searched.positions, searched.cell
+        self.extent, self.spans = searched.extent, searched.spans
+        self.drift = (0.0, 0.0, 0.0)
+        self._frame = None
+
+    def allowance(self, cell: Cell, reach: float, cutoff: float) -> float:
+        """How far atoms may be from where they were at the search.
+
+        The vector of a pair with the shift ``S`` changes by ``S @ (cell - cell_at_search)`` and by
+        at most ``2 u``, ``u`` being the largest displacement. A pair that is not in the list was
+        farther than ``reach``. It may have a shift that no pair of the list has; but one that is
+        far beyond the extent of all atoms keeps them apart by itself. So for every ``S`` that is
+        left one of two lower bounds of the distance, less ``2 u``, must not be below the cutoff:
+        ``reach - |S @ (cell - cell_at_search)|``, or how far the shift goes beyond the atoms.
+        Minus infinity if there are too many such shifts.
+        """
+        periodic = np.array(cell.pbc)
+        # the same extents in fractions of the cell of now, or a little more
+        heights = np.where(periodic, cell.heights, 1.0)
+        with np.errstate(over="ignore", invalid="ignore"):  # extents as of a system that blew up
+            spans = self.spans @ np.abs(self.cell.completed @ cell.inverse)
+            # farther shifts leave atoms at least ``reach`` apart: no less than without any shift
+            most = np.where(periodic, np.floor(spans + reach / heights), 0.0)
+            if not np.prod(2.0 * most + 1.0) <= MOST_SHIFTS:
+                return -math.inf
+        axes = [np.arange(-m, m + 1.0) for m in most]
+        shifts = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        beyond = np.where(periodic, (np.abs(shifts) - spans) * heights, -math.inf).max(axis=1)
+        moved = np.linalg.norm(shifts @ (cell.vectors - self.cell.vectors), axis=1)
+        smallest = float(np.maximum(beyond, reach - moved).min())
+        return (smallest - cutoff) / 2.0
 
 
 @dataclass(frozen=True, eq=False)
