@@ -8,8 +8,9 @@ LAMMPS: see :meth:`alchemi_bridge.engines.lammps_box.LammpsBox.step`.
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from alchemi_bridge.engines import lammps_library
@@ -17,9 +18,6 @@ from alchemi_bridge.errors import BridgeError, first_line
 from alchemi_bridge.parity.cases import LENNARD_JONES, STILLINGER_WEBER, Potential
 from alchemi_bridge.parity.paths import Evaluator, Job, ParityPath, register
 from alchemi_bridge.parity.remote import RemoteEvaluator, Worker, worker
-
-#: The module that builds and loads the pair style.
-PLUGIN = "alchemi_bridge.engines.lammps_plugin"
 
 
 def _worker(name: str) -> Worker:
@@ -47,9 +45,9 @@ class LammpsPath(ParityPath):
         if why is not None:
             return why
         try:
-            importlib.import_module(PLUGIN).build()
+            importlib.import_module(lammps_library.PLUGIN).build()
         except ModuleNotFoundError as error:
-            if error.name != PLUGIN:
+            if error.name != lammps_library.PLUGIN:
                 raise
             return "there is no plugin for LAMMPS"
         except BridgeError as error:
@@ -115,11 +113,9 @@ def numbers_of(potential: Potential) -> Mapping[str, Any]:
 
     They are read from the potential's signature, so that a changed default reaches LAMMPS, too.
     """
-    import inspect
-
     from alchemi_bridge import potentials
 
-    functions = {
+    functions: dict[str, Callable[..., Any]] = {
         LENNARD_JONES: potentials.lennard_jones,
         STILLINGER_WEBER: potentials.stillinger_weber,
     }

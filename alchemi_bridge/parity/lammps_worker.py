@@ -12,10 +12,9 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from alchemi_bridge.engines.lammps_box import LammpsBox, PairCommands
-from alchemi_bridge.engines.lammps_library import start
+from alchemi_bridge.engines.lammps_library import PLUGIN, start
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.parity.cases import LENNARD_JONES
-from alchemi_bridge.parity.lammps_path import PLUGIN
 from alchemi_bridge.parity.paths import Evaluator
 from alchemi_bridge.parity.remote import serve
 from alchemi_bridge.parity.results import PathResult
