@@ -179,7 +179,11 @@ class Geometry:
             require_finite(first.positions, read_facts(first, None), self.subset)
             reference = Reference(first.positions.clone(), self._cell)
         reach, cutoff = self._candidates.reach, self.loaded.cutoff
-        allowed = reference.allowance(cell, reach, cutoff)
+        # rows that were left out must stay so far away that their messages do not arrive
+        farther = 0.0
+        if self._candidates.margin is not None:
+            farther = self.loaded.interaction_range - cutoff
+        allowed = reference.allowance(cell, reach + farther, cutoff + farther)
         smallest = max(allowed, 0.0) if cell.same_as(reference.cell) else allowed
         limit = smallest + reference.rounding(reference.positions.dtype)
         geometry, displacement = self._within(positions, cell, reference, limit)
@@ -207,26 +211,29 @@ class Geometry:
         """Whether the list may hold for atoms that did not follow the cell.
 
         Not in its first step: had the cell taken the atoms along since the search, as a barostat
-        does, they would be at rest by definition. Nor for a list that is cut to the interaction
-        range, which is known for pairs within the cutoff only.
+        does, they would be at rest by definition.
         """
-        first, candidates = self._reference, self._candidates
-        if first is None or candidates is None or candidates.margin is not None:
-            return False
-        return not cell.same_as(first.cell)
+        return self._reference is not None and not cell.same_as(self._reference.cell)
 
     def _within(
         self, positions: torch.Tensor, cell: Cell, reference: Reference, limit: float
     ) -> tuple[StepGeometry | None, float]:
-        """See :meth:`_cut`; twice if need be, as the last drift may not be that of this step."""
-        drift = reference.drift
-        for _ in range(2):
+        """See :meth:`_cut`; tried with other drifts if need be.
+
+        The last drift may not be that of this step, and no drift at all may leave less: the one that
+        is tried is the middle of the displacements along each axis.
+        """
+        drift, least = reference.drift, math.inf
+        for attempt in range(3):
+            if attempt == 2:
+                reference.drift = (0.0, 0.0, 0.0)
             geometry, displacement = self._cut(positions, cell, reference, limit)
             if geometry is not None:
                 return geometry, displacement
+            least = min(least, displacement)
         # one atom gone astray must not make all others seem wrapped in the next steps
         reference.drift = drift
-        return None, displacement
+        return None, least
 
     def _search(self, positions: torch.Tensor, cell: Cell) -> StepGeometry:
         """Own search: make a new one when the old may miss a pair."""

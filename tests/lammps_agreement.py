@@ -38,8 +38,10 @@ TWINS = {
 
 def crystal(lattice: str, mass: str, triclinic: bool, newton: str, cells: int = 3) -> list[str]:
     """Commands for a shaken crystal."""
-    shape = f"prism 0 {cells} 0 {cells} 0 {cells} 0.7 -0.6 0.8" if triclinic else (
-        f"block 0 {cells} 0 {cells} 0 {cells}"
+    shape = (
+        f"prism 0 {cells} 0 {cells} 0 {cells} 0.7 -0.6 0.8"
+        if triclinic
+        else (f"block 0 {cells} 0 {cells} 0 {cells}")
     )
     return [
         "units metal",
@@ -49,8 +51,8 @@ def crystal(lattice: str, mass: str, triclinic: bool, newton: str, cells: int = 
         f"region box {shape}",
         "create_box 1 box",
         "create_atoms 1 box",
-        "reset_atoms id sort yes",  # else IDs depend on the number of ranks
         f"mass 1 {mass}",
+        "reset_atoms id sort yes",  # else IDs depend on the number of ranks
         "displace_atoms all random 0.1 0.1 0.1 37",
         "neighbor 1.0 bin",
     ]

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from alchemi_bridge import potentials
 from alchemi_bridge.compiling import find_compiler
-from alchemi_bridge.domain.ranks import mpiexec
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,8 +44,8 @@ def export_models(folder: Path) -> None:
     potentials.export("stillinger_weber", folder / "sw.pt")
     potentials.export("message_passing", folder / "net.pt")
     # F. H. Stillinger and T. A. Weber, Phys. Rev. B 31, 5262 (1985), as in potentials.stillinger_weber
-    from alchemi_bridge.parity.lammps_path import numbers_of
     from alchemi_bridge.parity.cases import STILLINGER_WEBER, Potential
+    from alchemi_bridge.parity.lammps_path import numbers_of
 
     numbers = numbers_of(Potential(STILLINGER_WEBER))
     order = ("epsilon", "sigma", "a", "lam", "gamma", "costheta0", "A", "B", "p", "q")

@@ -199,16 +199,20 @@ def test_not_in_the_first_step() -> None:
     assert accepts(pairs, positions, smaller)
 
 
-def test_not_for_a_list_that_is_cut_to_the_range() -> None:
-    """As those of several ranks are: that pairs within the cutoff are there is not enough."""
+def test_a_list_that_is_cut_to_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of several ranks are: a deformation counts as far as the range, not the cutoff."""
     cell = SHAPES["cube"]
-    positions, smaller = gas(cell, 120, seed=1), shrunk(cell, 0.99 * SKIN)
+    positions = gas(cell, 120, seed=1)
+    follow = shrunk(cell, 0.6 * SKIN)
+    followed = positions @ follow.deformation_from(cell).T
     pairs = handed(positions, cell)
-    assert accepts(pairs, positions, smaller)
-    assert pairs._candidates is not None
+    assert accepts(pairs, followed, follow)
     margin = torch.full((len(positions),), 100.0, dtype=torch.float64)
     pairs._candidates = replace(pairs._candidates, margin=margin)
-    assert not accepts(pairs, positions, smaller)
+    monkeypatch.setattr(type(pairs.loaded), "interaction_range", 40.0 * REACH)
+    assert not accepts(pairs, followed, follow)
+    # atoms and ghosts that moved by half of the skin are nearer by the skin at most
+    assert accepts(pairs, positions, shrunk(cell, 0.99 * SKIN))
 
 
 # --- the allowance --------------------------------------------------------------------------------

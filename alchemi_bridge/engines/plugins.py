@@ -90,7 +90,9 @@ def compiled(
     """
     home, compiler = folder(), compiling.require_compiler()
     files = [home / source for source in sources]
-    headers = sorted({*(home / "include").glob("*.h"), *(h for f in files for h in f.parent.glob("*.h"))})
+    headers = sorted(
+        {*(home / "include").glob("*.h"), *(h for f in files for h in f.parent.glob("*.h"))}
+    )
     texts = [path.read_text(encoding="utf-8") for path in [*files, *headers]]
     macros = [f'-D{key}="{_quoted(value)}"' for key, value in sorted(defines.items())]
     version = compiling.version_of(compiler)

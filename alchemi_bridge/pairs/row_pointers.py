@@ -52,7 +52,9 @@ class RowPointers:
             )
         if not reached:
             empty = torch.zeros(0, dtype=torch.int32)
-            return EngineRows(atoms.to(torch.int32), torch.zeros_like(atoms), counts, empty, 1, mask)
+            return EngineRows(
+                atoms.to(torch.int32), torch.zeros_like(atoms), counts, empty, 1, mask
+            )
         base = int(where[held].min())
         begin = torch.where(held, (where - base) // WORD, 0)
         first = DeviceBuffer.from_pointer(base, (1,), torch.int32, name="neighbors").tensor
@@ -74,6 +76,4 @@ class _AddressedRows(EngineRows):
         rows = zip(self.begin.tolist(), begin.tolist(), counts.tolist(), strict=True)
         for there, here, count in rows:
             ctypes.memmove(target + WORD * here, source + WORD * there, WORD * count)
-        return EngineRows(
-            self.atoms, begin, self.counts, entries, 1, self.mask, self.padding
-        )
+        return EngineRows(self.atoms, begin, self.counts, entries, 1, self.mask, self.padding)

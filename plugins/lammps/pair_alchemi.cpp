@@ -38,6 +38,11 @@ namespace {
 // An atom whose energy does not count never takes the place of one whose energy does, however near.
 constexpr double NEVER_THERE = 1.0e-6;
 
+// Lists and ghosts of several ranks reach farther by this fraction. The bridge lets a list go when the
+// box has shrunk so far, or an atom moved against it, that a pair may be missing; LAMMPS measures that
+// otherwise, and must not be refused where it sees no need for a new list.
+constexpr double SHRINKING = 0.01;
+
 constexpr int MESSAGE_SIZE = 4096;
 
 struct UnitStyle {
@@ -300,6 +305,16 @@ bool PairAlchemi::needs_ghost_rows() const
   return comm->nprocs > 1 && needs.halo_range > needs.pair_range * (1.0 + NEVER_THERE);
 }
 
+double PairAlchemi::slack() const
+{
+  return comm->nprocs > 1 ? SHRINKING * (needs.halo_range + neighbor->skin) : 0.0;
+}
+
+double PairAlchemi::ghost_range() const
+{
+  return needs.halo_range + neighbor->skin + slack();
+}
+
 void PairAlchemi::init_style()
 {
   if (!atom->tag_enable)
@@ -317,8 +332,8 @@ void PairAlchemi::init_style()
 
 double PairAlchemi::init_one(int i, int j)
 {
-  cutghost[i][j] = cutghost[j][i] = needs.pair_range;
-  return needs.pair_range;
+  cutghost[i][j] = cutghost[j][i] = needs.pair_range + slack();
+  return needs.pair_range + slack();
 }
 
 // The model needs all pairs of its atoms: also those that users tell LAMMPS to leave out of its lists,
@@ -365,13 +380,13 @@ void PairAlchemi::require_ghosts()
   if (comm->mode != Comm::SINGLE)
     error->all(FLERR, "pair style alchemi: expected comm_modify mode single on several ranks, got "
                       "another mode; a model needs all atoms within one range");
-  const double range = needs.halo_range + neighbor->skin;
-  if (comm->cutghostuser > 0.0 && comm->cutghostuser < range)
+  if (comm->cutghostuser > 0.0 && comm->cutghostuser < ghost_range())
     error->all(FLERR,
-               "pair style alchemi: expected ghost atoms as far as {} (interaction range {} and skin "
-               "{}), got comm_modify cutoff {}; raise it, or leave it out",
-               range, needs.halo_range, neighbor->skin, comm->cutghostuser);
-  if (comm->cutghostuser <= 0.0) comm->cutghostuser = ghost_range_set = range;
+               "pair style alchemi: expected ghost atoms as far as {:.6g} (interaction range {:.6g}, skin "
+               "{:.6g} and {:.3g} for a shrinking box), got comm_modify cutoff {:.6g}; raise it, or leave "
+               "it out",
+               ghost_range(), needs.halo_range, neighbor->skin, slack(), comm->cutghostuser);
+  if (comm->cutghostuser <= 0.0) comm->cutghostuser = ghost_range_set = ghost_range();
 }
 
 /* ----------------------------------------------------------------------
@@ -441,7 +456,7 @@ void PairAlchemi::find_owners()
 void PairAlchemi::find_margins()
 {
   const int n_local = atom->nlocal, n_all = n_local + atom->nghost;
-  const double range = needs.halo_range, skin = neighbor->skin;
+  const double range = needs.halo_range, skin = neighbor->skin + slack();
   margin.assign(n_all, range + skin);
   const bool tilted = domain->triclinic;
   const double *low = tilted ? domain->sublo_lamda : domain->sublo;
@@ -483,12 +498,11 @@ void PairAlchemi::hand_over_pairs()
   const int n_local = atom->nlocal, n_all = n_local + atom->nghost;
   const bool alone = comm->nprocs == 1;
   if (first) require_lists_without_holes();
-  const double ghosts = comm->get_comm_cutoff(), range = needs.halo_range + neighbor->skin;
-  if (needs_ghost_rows() && ghosts < range)
+  if (needs_ghost_rows() && comm->get_comm_cutoff() < ghost_range())
     error->all(FLERR,
-               "pair style alchemi: expected ghost atoms as far as {} (interaction range {} and skin "
-               "{}), got {}; use comm_modify cutoff",
-               range, needs.halo_range, neighbor->skin, ghosts);
+               "pair style alchemi: expected ghost atoms as far as {:.6g} (interaction range {:.6g} and "
+               "skin {:.6g}), got {:.6g}; use comm_modify cutoff",
+               ghost_range(), needs.halo_range, neighbor->skin, comm->get_comm_cutoff());
   find_owners();
   n_atoms = alone ? n_local : n_all;
 
@@ -519,7 +533,7 @@ void PairAlchemi::hand_over_pairs()
   pairs.kind = AB_PAIRS_GHOSTS;
   fill_cell(pairs.cell, pairs.periodic);
   pairs.full = 1;
-  pairs.reach = needs.pair_range + neighbor->skin;
+  pairs.reach = needs.pair_range + neighbor->skin + slack();
   pairs.n_local = n_local;
   pairs.index_mask = NEIGHMASK;
   pairs.owners = array_of(owners);

@@ -67,6 +67,8 @@ class PairAlchemi : public Pair {
   void allocate();
   void agree(int32_t, const char *);
   bool needs_ghost_rows() const;
+  double slack() const;
+  double ghost_range() const;
   void require_lists_without_holes();
   void require_ghosts();
   void hand_over_pairs();
