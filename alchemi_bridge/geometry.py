@@ -94,12 +94,22 @@ class Geometry:
         (n_subset,) int64 indices of those that the model sees, or ``None``.
     length
         Factor from the engine's length unit to the model's.
+    names
+        (n_seen,) int64 what errors call the atoms that the model sees; those of ``subset`` if not
+        given.
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, n_atoms: int, subset: torch.Tensor | None, length: float
+        self,
+        loaded: LoadedModel,
+        *,
+        n_atoms: int,
+        subset: torch.Tensor | None,
+        length: float,
+        names: torch.Tensor | None = None,
     ) -> None:
         self.loaded, self.n_atoms, self.subset, self.length = loaded, n_atoms, subset, length
+        self.names = subset if names is None else names
         self.searches = 0
         self._minimum = MIN_DISTANCE_ANGSTROM * conversion_factor("angstrom", loaded.length_unit)
         self._skin: float | None = None
@@ -176,7 +186,7 @@ class Geometry:
         if reference is None:
             # the list belongs to the cell that came with it, and to the positions of the first step
             first = self._advance(positions, self._cell, None)
-            require_finite(first.positions, read_facts(first, None), self.subset)
+            require_finite(first.positions, read_facts(first, None), self.names)
             reference = Reference(first.positions.clone(), self._cell)
         reach, cutoff = self._candidates.reach, self.loaded.cutoff
         # rows that were left out must stay so far away that their messages do not arrive
@@ -245,7 +255,7 @@ class Geometry:
                     return geometry
         assert self._skin is not None
         moved = self._advance(positions, cell, None)
-        require_finite(moved.positions, read_facts(moved, None), self.subset)
+        require_finite(moved.positions, read_facts(moved, None), self.names)
         with stage("search"):
             self._candidates = find_pairs(moved.positions, cell, self.loaded.cutoff + self._skin)
         self._reference = Reference(moved.positions.clone(), cell)
@@ -372,12 +382,12 @@ class Geometry:
         limit: float,
     ) -> bool:
         """Whether the list is good for this step; raises if the step is good for nothing."""
-        require_finite(moved.positions, facts, self.subset)
+        require_finite(moved.positions, facts, self.names)
         if not facts.displacement <= limit:  # also where an overflow gave NaN
             return False
         unit = self.loaded.length_unit
         require_apart(
-            candidates, moved.positions, box.offsets, facts, self._minimum, unit, self.subset
+            candidates, moved.positions, box.offsets, facts, self._minimum, unit, self.names
         )
         return True
 

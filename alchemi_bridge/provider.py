@@ -278,7 +278,11 @@ class MetatomicForceProvider:
             require_kind("ready", ready, Event, "pass an Event, or None")
             ready.wait(self.loaded.device)
         geometry = self._geometry or Geometry(
-            self.loaded, n_atoms=atoms.n_atoms, subset=atoms.subset, length=self._length
+            self.loaded,
+            n_atoms=atoms.n_atoms,
+            subset=atoms.subset,
+            length=self._length,
+            names=atoms.seen_names,
         )
         geometry.set_pairs(pairs, cell)
         self._geometry = geometry  # only now: a list that was refused leaves things as they were

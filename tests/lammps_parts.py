@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import zoo
 
 from alchemi_bridge import potentials
 from alchemi_bridge.compiling import find_compiler
@@ -43,6 +44,11 @@ def export_models(folder: Path) -> None:
     )
     potentials.export("stillinger_weber", folder / "sw.pt")
     potentials.export("message_passing", folder / "net.pt")
+    potentials.export("message_passing", folder / "net32.pt", dtype="float32")
+    for name in ("variants", "non_conservative", "uncertain", "no_energy", "reads_positions",
+                 "per_system_only"):  # fmt: skip
+        zoo.save(getattr(zoo, name)(), folder, name)
+    zoo.save(zoo.extra_inputs("charge"), folder, "charge")
     # F. H. Stillinger and T. A. Weber, Phys. Rev. B 31, 5262 (1985), as in potentials.stillinger_weber
     from alchemi_bridge.parity.cases import STILLINGER_WEBER, Potential
     from alchemi_bridge.parity.lammps_path import numbers_of

@@ -142,6 +142,9 @@ typedef struct ab_requirements {
     const char *const *inputs;     /**< n_inputs names of what the model wants besides, with ... */
     const char *const *input_units;/**< ... their units there */
     const char *description;       /**< name, authors and references of the model, several lines */
+    int32_t direct_forces; /**< whether forces are predicted and not derived: without `selected` their
+                                mean is taken out; ranks have to do that together */
+    int32_t direct_stress; /**< the same of the stress, of which nobody knows a rank's part */
 } ab_requirements;
 
 /** Something that the model wants besides positions, such as "charge": for each atom, or one value

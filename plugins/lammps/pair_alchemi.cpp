@@ -45,6 +45,9 @@ constexpr double SHRINKING = 0.01;
 
 constexpr int MESSAGE_SIZE = 4096;
 
+// Places of xx, yy, zz, xy, xz, yz in a 3 x 3 tensor.
+constexpr int ROW[6] = {0, 1, 2, 0, 0, 1}, COLUMN[6] = {0, 1, 2, 1, 2, 2};
+
 struct UnitStyle {
   const char *name, *length, *energy;
 };
@@ -149,8 +152,12 @@ void PairAlchemi::close()
 
 void PairAlchemi::agree(int32_t code, const char *own_message)
 {
-  int mine = code == AB_OK ? comm->nprocs : comm->me, failed = mine;
-  if (comm->nprocs > 1) MPI_Allreduce(&mine, &failed, 1, MPI_INT, MPI_MIN, world);
+  // the lowest rank with an error, and whether there is a warning, in one reduction
+  int mine[2] = {code == AB_OK ? comm->nprocs : comm->me, warnings.empty() ? 1 : 0};
+  int all[2] = {mine[0], mine[1]};
+  if (comm->nprocs > 1) MPI_Allreduce(mine, all, 2, MPI_INT, MPI_MIN, world);
+  if (all[1] == 0) tell_warnings();
+  const int failed = all[0];
   if (failed == comm->nprocs) return;
   char text[MESSAGE_SIZE] = "";
   if (comm->me == failed) {
@@ -164,13 +171,39 @@ void PairAlchemi::agree(int32_t code, const char *own_message)
   error->all(FLERR, "pair style alchemi: {}", (const char *) text);
 }
 
+// Only the first rank has a log: it prints what all of them have to say.
+void PairAlchemi::tell_warnings()
+{
+  std::string mine;
+  for (const auto &text : warnings) {
+    if (comm->nprocs > 1) mine += "rank " + std::to_string(comm->me) + ": ";
+    mine += text + '\n';
+  }
+  warnings.clear();
+  const int size = static_cast<int>(mine.size());
+  std::vector<int> sizes(comm->nprocs), starts(comm->nprocs, 0);
+  MPI_Gather(&size, 1, MPI_INT, sizes.data(), 1, MPI_INT, 0, world);
+  for (int k = 1; k < comm->nprocs; ++k) starts[k] = starts[k - 1] + sizes[k - 1];
+  std::string all(starts.back() + sizes.back(), '\0');
+  MPI_Gatherv(mine.data(), size, MPI_CHAR, &all[0], sizes.data(), starts.data(), MPI_CHAR, 0, world);
+  if (comm->me != 0) return;
+  for (size_t begin = 0, end; begin < all.size(); begin = end + 1) {
+    end = all.find('\n', begin);
+    error->warning(FLERR, "pair style alchemi: " + all.substr(begin, end - begin));
+  }
+}
+
 void PairAlchemi::log(void *self, int32_t level, const char *text)
 {
   auto style = static_cast<PairAlchemi *>(self);
-  if (level == AB_LOG_WARNING)
-    style->error->warning(FLERR, std::string("pair style alchemi: ") + text);
-  else if (style->comm->me == 0)
+  if (level == AB_LOG_WARNING) {
+    std::string line = text;
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    // every rank loads the model, and says the same of it
+    if (style->comm->me == 0 || style->provider) style->warnings.push_back(line);
+  } else if (style->comm->me == 0) {
     utils::logmesg(style->lmp, std::string(text) + "\n");
+  }
 }
 
 /* ----------------------------------------------------------------------
@@ -231,7 +264,7 @@ void PairAlchemi::open()
   if (needs.n_inputs > 0)
     error->all(FLERR,
                "pair_style alchemi: expected a model that needs atoms and cell only, got one that "
-               "asks for {}, too; LAMMPS has no way to hand that over",
+               "asks for {}, too, which this pair style does not hand over",
                (const char *) needs.inputs[0]);
   if (comm->me == 0) utils::logmesg(lmp, std::string(needs.description) + "\n");
   ghostneigh = needs_ghost_rows() ? 1 : 0;
@@ -323,6 +356,12 @@ void PairAlchemi::init_style()
     error->all(FLERR,
                "pair style alchemi: expected a model with a finite interaction range on {} ranks, got "
                "a long-range one; run on one rank",
+               comm->nprocs);
+  if (comm->nprocs > 1 && needs.direct_stress)
+    error->all(FLERR,
+               "pair style alchemi: expected a stress that is derived from the energy on {} ranks, got a "
+               "predicted one, of which nobody knows a rank's part; use non_conservative forces, or "
+               "one rank",
                comm->nprocs);
   require_ghosts();
   neighbor->add_request(this, NeighConst::REQ_FULL |
@@ -565,6 +604,7 @@ void PairAlchemi::compute(int eflag, int vflag)
   const int n_local = atom->nlocal, n_all = n_local + atom->nghost;
   // with newton off nobody sends forces on ghosts home but us, and nobody has set them to zero
   const bool by_hand = comm->nprocs > 1 && !force->newton_pair;
+  const bool buffered = by_hand || (comm->nprocs > 1 && needs.direct_forces);
   double energy = 0.0, stress[9] = {};
   static double nowhere[3] = {0.0, 0.0, 0.0};
 
@@ -575,7 +615,7 @@ void PairAlchemi::compute(int eflag, int vflag)
 
   ab_buffers out = {};
   out.struct_size = sizeof out;
-  if (by_hand) {
+  if (buffered) {
     force_buffer.assign(3 * static_cast<size_t>(std::max(n_all, 1)), 0.0);
     out.forces = array_of(force_buffer.data(), AB_FLOAT64, {n_atoms, 3});
   } else {
@@ -593,12 +633,13 @@ void PairAlchemi::compute(int eflag, int vflag)
   if (by_hand) {
     sends_virial = vflag_atom != 0;
     comm->reverse_comm(this, sends_virial ? 9 : 3);
-    double *f = n_local ? atom->f[0] : nullptr;
-    for (int k = 0; k < 3 * n_local; ++k) f[k] += force_buffer[k];
+  }
+  if (buffered) {
+    if (needs.direct_forces) take_out_net_force();
+    add_forces(by_hand ? n_local : n_atoms);
   }
   if (eflag_global) eng_vdwl += energy;
   // LAMMPS' virial is the sum of r * f, minus the derivative with respect to the strain
-  constexpr int ROW[6] = {0, 1, 2, 0, 0, 1}, COLUMN[6] = {0, 1, 2, 1, 2, 2};
   for (int k = 0; vflag_global && k < 6; ++k) virial[k] -= stress[3 * ROW[k] + COLUMN[k]];
   if (vflag_atom) {
     // with newton on, who asked for it sends the rows of ghosts home
@@ -611,6 +652,24 @@ void PairAlchemi::compute(int eflag, int vflag)
   }
 }
 
+void PairAlchemi::add_forces(int n)
+{
+  double *f = n ? atom->f[0] : nullptr;
+  for (int k = 0; k < 3 * n; ++k) f[k] += force_buffer[k];
+}
+
+// Predicted forces need not sum to zero; what is left over would push the whole system. One rank alone
+// leaves that to the bridge.
+void PairAlchemi::take_out_net_force()
+{
+  double mine[4] = {0.0, 0.0, 0.0, static_cast<double>(selected.size())}, sums[4];
+  for (const int i : selected)
+    for (int d = 0; d < 3; ++d) mine[d] += force_buffer[3 * static_cast<size_t>(i) + d];
+  MPI_Allreduce(mine, sums, 4, MPI_DOUBLE, MPI_SUM, world);
+  for (const int i : selected)
+    for (int d = 0; d < 3; ++d) force_buffer[3 * static_cast<size_t>(i) + d] -= sums[d] / sums[3];
+}
+
 int PairAlchemi::pack_reverse_comm(int n, int begin, double *buffer)
 {
   int m = 0;
@@ -618,7 +677,6 @@ int PairAlchemi::pack_reverse_comm(int n, int begin, double *buffer)
     for (int d = 0; d < 3; ++d) buffer[m++] = force_buffer[3 * static_cast<size_t>(i) + d];
     if (!sends_virial) continue;
     const double *w = &virial_buffer[9 * static_cast<size_t>(i)];
-    constexpr int ROW[6] = {0, 1, 2, 0, 0, 1}, COLUMN[6] = {0, 1, 2, 1, 2, 2};
     for (int k = 0; k < 6; ++k)
       buffer[m++] = 0.5 * (w[3 * ROW[k] + COLUMN[k]] + w[3 * COLUMN[k] + ROW[k]]);
   }
@@ -633,11 +691,10 @@ void PairAlchemi::unpack_reverse_comm(int n, int *where, double *buffer)
     for (int d = 0; d < 3; ++d) force_buffer[3 * i + d] += buffer[m++];
     if (!sends_virial) continue;
     double *w = &virial_buffer[9 * i];
-    constexpr int ROW[6] = {0, 1, 2, 0, 0, 1}, COLUMN[6] = {0, 1, 2, 1, 2, 2};
     for (int c = 0; c < 6; ++c) {
-      const double half = 0.5 * buffer[m++];
-      w[3 * ROW[c] + COLUMN[c]] += half;
-      w[3 * COLUMN[c] + ROW[c]] += half;
+      const double value = buffer[m++];
+      w[3 * ROW[c] + COLUMN[c]] += value;
+      if (ROW[c] != COLUMN[c]) w[3 * COLUMN[c] + ROW[c]] += value;
     }
   }
 }

@@ -61,11 +61,15 @@ class PairAlchemi : public Pair {
 
   std::vector<double> force_buffer, virial_buffer;
   bool sends_virial;
+  std::vector<std::string> warnings;         // of this rank, until all ranks have met
 
   void open();
   void close();
   void allocate();
   void agree(int32_t, const char *);
+  void tell_warnings();
+  void take_out_net_force();
+  void add_forces(int);
   bool needs_ghost_rows() const;
   double slack() const;
   double ghost_range() const;

@@ -112,6 +112,8 @@ class Requirements(ctypes.Structure):
         ("inputs", POINTER(c_char_p)),
         ("input_units", POINTER(c_char_p)),
         ("description", c_char_p),
+        ("direct_forces", c_int32),
+        ("direct_stress", c_int32),
     ]
 
 

@@ -166,6 +166,8 @@ def _requirements(handle: int | None, out: Any) -> None:
         inputs=names,
         input_units=units,
         description=describe(provider.loaded).encode(),
+        direct_forces=int(provider.plan.force is not None),
+        direct_stress=int(provider.plan.stress is not None),
     )
     _facts[handle or 0] = [types, names, units, filled]  # as long as the provider is open
     ctypes.memmove(ctypes.addressof(out.contents), ctypes.addressof(filled), size)
