@@ -100,6 +100,19 @@ def steps(box: LammpsBox) -> None:
     agree(box, atoms)
 
 
+def only_what_is_asked_for() -> None:
+    """LAMMPS asks a potential for energies of atoms as soon as a compute for them exists."""
+    with LammpsBox(lambda kinds: ["pair_style zero 5.0", "pair_coeff * *"]) as nothing:
+        found = nothing.evaluate(mixed(7), virial=False, energies=False)
+        assert found.virial is None
+        assert found.energies is None
+        computes = set(nothing.lmp.available_ids("compute"))
+        assert not {name for name in computes if name.startswith("bridge")}
+        assert nothing.evaluate(mixed(7)).energies is not None
+        assert nothing.step(mixed(7)) > 0.0
+        assert set(nothing.lmp.available_ids("compute")) == computes
+
+
 def errors(box: LammpsBox) -> None:
     """LAMMPS' own words; and the next structure is computed."""
     wrong = LammpsBox(lambda kinds: ["pair_style nonsense"])
@@ -114,4 +127,5 @@ if __name__ == "__main__":
     with LammpsBox(pair) as shared:
         for check in (every_cell, one_after_the_other, steps, errors):
             check(shared)
+    only_what_is_asked_for()
     print("all right")

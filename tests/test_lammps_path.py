@@ -130,15 +130,18 @@ def test_a_plugin_that_can_not_be_built_makes_the_path_unavailable(
 
 def test_options_become_keywords_of_the_pair_style() -> None:
     options = {
-        "variants": {"energy": "pbe", "energy_uncertainty": None},
+        "variants": {"energy": "pbe", "energy_uncertainty": "r2scan"},
         "non_conservative": True,
         "extensions_directory": "/a folder/b",
     }
     assert keywords(options) == [
-        "variant", "pbe", "variant/energy_uncertainty", "off", "non_conservative", "on",
+        "variant/energy", "pbe", "variant/energy_uncertainty", "r2scan", "non_conservative", "on",
         "extensions", '"/a folder/b"',
     ]  # fmt: skip
     assert keywords({"non_conservative": False, "extensions_directory": None}) == []
+    assert keywords({"variants": {"energy_uncertainty": None}}) == []
+    with pytest.raises(ConfigurationError, match="energy_uncertainty"):
+        keywords({"variants": {"energy": "pbe", "energy_uncertainty": None}})
     with pytest.raises(ConfigurationError, match="unknown"):
         keywords({"unknown": 1})
 

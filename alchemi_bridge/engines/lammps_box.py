@@ -191,6 +191,16 @@ class LammpsBox:
             wanted.append(f"c_{SUM}")
         if self._output == tuple(wanted):
             return False
+        # LAMMPS asks its potential for what computes exist for, whether they are printed or not
+        self._run("thermo_style custom step pe")
+        for name in self._lmp.available_ids("compute"):
+            if name in (VIRIAL, SUM, ENERGIES):
+                self._run(f"uncompute {name}")
+        if virial:
+            self._run(f"compute {VIRIAL} all pressure NULL virial")
+        if energies:
+            self._run(f"compute {ENERGIES} all pe/atom")
+            self._run(f"compute {SUM} all reduce sum c_{ENERGIES}")
         self._run("thermo_style custom step " + " ".join(wanted))
         self._run("thermo_modify norm no flush no lost error")
         self._output = tuple(wanted)
@@ -268,9 +278,6 @@ class LammpsBox:
             *self._pair(self._kinds),
             f"neighbor {self._skin!r} bin",
             "neigh_modify every 1 delay 0 check yes",
-            f"compute {VIRIAL} all pressure NULL virial",
-            f"compute {ENERGIES} all pe/atom",
-            f"compute {SUM} all reduce sum c_{ENERGIES}",
         ):
             self._run(text)
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from alchemi_bridge.engines import lammps_library
-from alchemi_bridge.errors import BridgeError, first_line
+from alchemi_bridge.errors import BridgeError, ConfigurationError, first_line
 from alchemi_bridge.parity.cases import LENNARD_JONES, STILLINGER_WEBER, Potential
+from alchemi_bridge.parity.lammps_worker import keywords
 from alchemi_bridge.parity.paths import Evaluator, Job, ParityPath, register
 from alchemi_bridge.parity.remote import RemoteEvaluator, Worker, worker
 
@@ -62,6 +63,10 @@ class LammpsPath(ParityPath):
             return f"the model requests {', '.join(loaded.requested_inputs)}"
         if not loaded.interaction_range < float("inf"):
             return "the model's interaction range is infinite"
+        try:
+            keywords(job.options)
+        except ConfigurationError as error:
+            return first_line(error)
         return None
 
     def prepare(self, job: Job) -> Evaluator:

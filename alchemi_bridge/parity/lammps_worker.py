@@ -75,15 +75,19 @@ def quoted(text: str) -> str:
 
 
 def keywords(options: Mapping[str, Any]) -> list[str]:
-    """The calculators' options as the pair style's keywords."""
+    """The calculators' options as the pair style's keywords.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no keyword for one of them.
+    """
     words: list[str] = []
     for name, value in options.items():
         if value is None or (name == "non_conservative" and value is False):
             continue
         if name == "variants":
-            for output, variant in dict(value).items():
-                key = "variant" if output == "energy" else f"variant/{output}"
-                words += [key, "off" if variant is None else str(variant)]
+            words += _variants(value)
         elif name == "non_conservative":
             words += [name, "on" if value is True else str(value)]
         elif name == "extensions_directory":
@@ -93,6 +97,22 @@ def keywords(options: Mapping[str, Any]) -> list[str]:
                 f"option '{name}'",
                 expected="one that the pair style has a keyword for",
                 got=repr(value),
+                fix="leave the path 'lammps' out",
+            )
+    return words
+
+
+def _variants(variants: Mapping[str, str | None]) -> list[str]:
+    """Keywords of variants. An output without one can not be named where the energy has one."""
+    words: list[str] = []
+    for output, variant in variants.items():
+        if variant is not None:
+            words += [f"variant/{output}", variant]
+        elif variants.get("energy") is not None:
+            raise ConfigurationError(
+                f"variant of '{output}'",
+                expected="a name: in the pair style it follows the energy, which has a variant",
+                got="None",
                 fix="leave the path 'lammps' out",
             )
     return words
