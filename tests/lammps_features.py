@@ -311,7 +311,7 @@ def zoo(model: str, *keywords: str, lattice: str = "fcc 4.0", number: int = 14) 
         ]
     )
     lmp.command("run 0")
-    found = {k: np.asarray(v).tolist() for k, v in state(lmp).items() if k != "positions"}
+    found = {k: np.asarray(v).tolist() for k, v in state(lmp).items()}
     lmp.close()
     return found
 

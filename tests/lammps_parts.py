@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zoo
 
 from alchemi_bridge import potentials
 from alchemi_bridge.compiling import find_compiler
+from alchemi_bridge.parity.cases import STILLINGER_WEBER, Potential
+from alchemi_bridge.parity.lammps_path import numbers_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,11 +53,23 @@ def export_models(folder: Path) -> None:
                  "per_system_only"):  # fmt: skip
         zoo.save(getattr(zoo, name)(), folder, name)
     zoo.save(zoo.extra_inputs("charge"), folder, "charge")
-    # F. H. Stillinger and T. A. Weber, Phys. Rev. B 31, 5262 (1985), as in potentials.stillinger_weber
-    from alchemi_bridge.parity.cases import STILLINGER_WEBER, Potential
-    from alchemi_bridge.parity.lammps_path import numbers_of
-
     numbers = numbers_of(Potential(STILLINGER_WEBER))
     order = ("epsilon", "sigma", "a", "lam", "gamma", "costheta0", "A", "B", "p", "q")
     values = " ".join(repr(float(numbers[name])) for name in order)
     (folder / "Si.sw").write_text(f"Si Si Si {values} 0.0\n", encoding="utf-8")
+
+
+def problems(found: Mapping[str, Any], checks: Mapping[str, Callable[[Any], None]]) -> list[str]:
+    """Run the check of every result; there must be one for each, and the other way round."""
+    texts = [f"{name}: no result" for name in checks if name not in found]
+    texts += [f"{name}: nobody checks it" for name in found if name not in checks]
+    for name, check in checks.items():
+        value = found.get(name)
+        if isinstance(value, str) and value.startswith("ERROR Exception"):
+            texts.append(f"{name}: {value}")
+        elif name in found:
+            try:
+                check(value)
+            except AssertionError as error:
+                texts.append(f"{name}: {error}")
+    return texts
