@@ -230,8 +230,8 @@ class Geometry:
     ) -> tuple[StepGeometry | None, float]:
         """See :meth:`_cut`; tried with other drifts if need be.
 
-        The last drift may not be that of this step, and no drift at all may leave less: the one that
-        is tried is the middle of the displacements along each axis.
+        The last drift may not be that of this step, and no drift at all may leave less: the one
+        that is tried is the middle of the displacements along each axis.
         """
         drift, least = reference.drift, math.inf
         for attempt in range(3):

@@ -1,7 +1,7 @@
 """Run by mpiexec: the pair style against LAMMPS' own, on as many ranks as there are.
 
-``python lammps_agreement.py FOLDER`` expects the models of ``lammps_parts.export_models`` in FOLDER,
-and writes what it found there, one JSON file for each number of ranks.
+``python lammps_agreement.py FOLDER`` expects the models of ``lammps_parts.export_models`` in
+FOLDER, and writes what it found there, one JSON file for each number of ranks.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def state(lmp: Any) -> dict[str, Any]:
     }
 
 
-def run_twin(pair: tuple[str, ...], box: list[str], temperature: float) -> dict[str, Any]:
+def run_twin(pair: list[str], box: list[str], temperature: float) -> dict[str, Any]:
     """Before and after a short run at constant energy."""
     lmp = opened([*box, *pair, f"velocity all create {temperature} 4711", "timestep 0.002"])
     lmp.command("fix nve all nve")
@@ -103,17 +103,14 @@ def deviation(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:
 def twins(folder: Path) -> dict[str, Any]:
     results = {}
     for name, (native, bridge, (lattice, mass, temperature)) in TWINS.items():
+        native, bridge = ([line.format(folder=folder) for line in p] for p in (native, bridge))
         for triclinic in (False, True):
-
-            def run(pair: tuple[str, ...], newton: str) -> dict[str, Any]:
-                box = crystal(lattice, mass, triclinic, newton)
-                return run_twin(
-                    tuple(line.format(folder=folder) for line in pair), box, temperature
-                )
-
-            expected = run(native, "on")  # LAMMPS' sw can not do without
+            # LAMMPS' sw can not do without newton
+            box = crystal(lattice, mass, triclinic, "on")
+            expected = run_twin(native, box, temperature)
             for newton in ("on", "off"):
-                found = run(bridge, newton)
+                box = crystal(lattice, mass, triclinic, newton)
+                found = run_twin(bridge, box, temperature)
                 key = f"{name}-{'triclinic' if triclinic else 'cubic'}-newton-{newton}"
                 results[key] = {
                     when: deviation(found[when], expected[when]) for when in ("begin", "end")

@@ -162,7 +162,9 @@ def errors(n_ranks: int) -> Any:
     expected = dict(ERRORS)
     if n_ranks == 1:
         expected["ghosts"] = ""
-        expected["virials"] = "virial of each atom: expected a model whose energy depends on the pair"
+        expected["virials"] = (
+            "virial of each atom: expected a model whose energy depends on the pair"
+        )
     else:
         # cutoff 4, three layers, skin 1, and a hundredth of both
         expected["ghosts"] = "expected ghost atoms as far as 13.13 (interaction range 12, skin 1"

