@@ -258,3 +258,21 @@ def test_features(n_ranks: int, folder: Path) -> None:
         "fails_on_one_rank": fails_on_one_rank,
     }
     assert not problems(found, checks)
+
+
+# --- cost -----------------------------------------------------------------------------------------
+
+#: Microseconds beside the provider's own in a step that does not search, by number of atoms: 30 and
+#: 115 were measured on two shared cores of an AMD EPYC.
+OUTSIDE = {"864": 100.0, "10976": 600.0}
+
+#: MiB in 10,000 steps: less than a page of the list for each search.
+GROWTH = 1.0
+
+
+@pytest.mark.slow
+def test_cost(folder: Path) -> None:
+    found = found_by("cost", 1, folder)
+    for atoms, limit in OUTSIDE.items():
+        assert found[atoms] < limit, atoms
+    assert found["growth"] < GROWTH
