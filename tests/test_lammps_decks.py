@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,8 +11,7 @@ import pytest
 from lammps_runs import needs_lammps
 
 from alchemi_bridge.domain.ranks import environment_of_one
-from alchemi_bridge.engines.lammps_library import PLUGIN
-from alchemi_bridge.errors import BridgeError
+from alchemi_bridge.engines import lammps_plugin
 from alchemi_bridge.model import load_model
 from alchemi_bridge.potentials.__main__ import main
 
@@ -34,17 +32,11 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DECKS)
 def test_a_deck_and_its_twin_agree(name: str, tmp_path: Path) -> None:
-    if importlib.util.find_spec(PLUGIN) is None:
-        pytest.skip("there is no plugin for LAMMPS")
-    try:
-        plugin = importlib.import_module(PLUGIN).build()
-    except BridgeError as error:
-        pytest.skip(str(error))
     programs = Path(sys.executable).parent
     environment = {
         **environment_of_one(),
         # the package may not be installed, so that LAMMPS would not find its entry point
-        "LAMMPS_PLUGIN_PATH": str(plugin.parent),
+        "LAMMPS_PLUGIN_PATH": lammps_plugin.entry_point(),
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
         "OMP_NUM_THREADS": "1",
     }

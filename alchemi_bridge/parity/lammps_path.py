@@ -7,13 +7,12 @@ LAMMPS: see :meth:`alchemi_bridge.engines.lammps_box.LammpsBox.step`.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alchemi_bridge.engines import lammps_library
+from alchemi_bridge.engines import lammps_library, lammps_plugin
 from alchemi_bridge.errors import BridgeError, ConfigurationError, first_line
 from alchemi_bridge.parity.cases import LENNARD_JONES, STILLINGER_WEBER, Potential
 from alchemi_bridge.parity.lammps_worker import keywords
@@ -46,11 +45,7 @@ class LammpsPath(ParityPath):
         if why is not None:
             return why
         try:
-            importlib.import_module(lammps_library.PLUGIN).build()
-        except ModuleNotFoundError as error:
-            if error.name != lammps_library.PLUGIN:
-                raise
-            return "there is no plugin for LAMMPS"
+            lammps_plugin.build()
         except BridgeError as error:
             return first_line(error)
         return None
@@ -61,8 +56,6 @@ class LammpsPath(ParityPath):
             return "the model does not support cpu"
         if loaded.requested_inputs:
             return f"the model requests {', '.join(loaded.requested_inputs)}"
-        if not loaded.interaction_range < float("inf"):
-            return "the model's interaction range is infinite"
         try:
             keywords(job.options)
         except ConfigurationError as error:

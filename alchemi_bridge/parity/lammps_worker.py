@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from alchemi_bridge.engines import lammps_plugin
 from alchemi_bridge.engines.lammps_box import LammpsBox, PairCommands
-from alchemi_bridge.engines.lammps_library import PLUGIN, start
+from alchemi_bridge.engines.lammps_library import start
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.parity.cases import LENNARD_JONES
 from alchemi_bridge.parity.paths import Evaluator
@@ -54,11 +54,10 @@ def make(kind: str, *arguments: Any) -> Evaluator:
 def _alchemi(
     model_file: str, options: Mapping[str, Any], expected: Collection[str]
 ) -> BoxEvaluator:
-    plugin = importlib.import_module(PLUGIN)
 
     def opened() -> Any:
         lmp = start()
-        plugin.load(lmp)
+        lammps_plugin.load(lmp)
         return lmp
 
     style = " ".join([f"pair_style alchemi {quoted(model_file)}", "device cpu", *keywords(options)])
