@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from cli_runs import Cli, as_user
 
-from alchemi_bridge.cli import doctor, environment
+from alchemi_bridge import compiling
+from alchemi_bridge.cli import doctor, environment, environment_plugins
 from alchemi_bridge.compiling import find_compiler
 from alchemi_bridge.errors import EvaluationError
 from alchemi_bridge.native import kernel_path
@@ -216,3 +217,19 @@ def test_parity_that_can_not_run_is_found(cli: Cli, monkeypatch: pytest.MonkeyPa
     run = cli("doctor", "--json")
     assert run.status == 1
     assert any("EvaluationError" in problem for problem in run.document["problems"])
+
+
+def test_libraries_for_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = environment_plugins.engine_libraries()
+    for name in ("c", "lammps"):
+        assert (found[name] is None) == bool(found[f"{name}_problem"])
+    monkeypatch.setattr(environment_plugins.plugins, "shared_python", lambda: None)
+    here = {**found, "lammps_installed": True, "lammps": "/there", "shared_python": None}
+    assert "Python scripts only" in environment_plugins.warnings(here)[0]
+    monkeypatch.setattr(compiling, "find_compiler", lambda: None)
+    without = environment_plugins.engine_libraries()
+    assert without["c"] is None
+    assert "no C++ compiler" in without["c_problem"]
+    assert ("C interface", f"none ({without['c_problem']})") in environment_plugins.facts(without)
+    if without["lammps_installed"]:
+        assert "no C++ compiler" in environment_plugins.warnings(without)[0]

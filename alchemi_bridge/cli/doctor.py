@@ -8,6 +8,7 @@ import io
 from dataclasses import asdict
 from typing import Any
 
+from alchemi_bridge.cli import environment_plugins
 from alchemi_bridge.cli.console import print_json, print_table, stdout_console
 from alchemi_bridge.cli.options import add_command, json_option
 
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         "packages": environment.as_documents(packages),
         "mpi": asdict(mpi),
         "native": environment.native(),
+        "engines": environment_plugins.engine_libraries(),
     }
     problems = _package_problems(packages)
     works = (environment.OK, environment.UNTESTED)
@@ -115,6 +117,7 @@ def _warnings(document: dict[str, Any]) -> list[str]:
             warnings.append(
                 f"no compiled kernels for {kind}, which is slower: {path['description']}"
             )
+    warnings += environment_plugins.warnings(document["engines"])
     for gpu in gpus:
         if not gpu["supported_by_torch"]:
             warnings.append(
@@ -231,6 +234,7 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
             facts.append(("", f"compiled into {path['cache']}"))
     facts.append(("C++ compiler", native["compiler"] or "not found"))
     facts.append(("NVRTC", native["nvrtc"] or f"not found ({native['nvrtc_error']})"))
+    facts += environment_plugins.facts(document["engines"])
     if "parity" in document:
         parity = document["parity"]
         ran = [path["name"] for path in parity["paths"] if path["skipped"] is None]
