@@ -102,8 +102,9 @@ class GhostPairs:
     margin
         (n_all,) float64 on several ranks: in the engine's length unit, the model's interaction
         range minus how far each atom is, and can come until the next search, from the nearest one
-        whose energy counts. Rows of atoms whose margin is below a list's cutoff are not evaluated:
-        their messages can not reach. ``None`` to evaluate all.
+        whose energy counts; of its images the nearest counts, for its row has the pairs of all.
+        Rows of atoms whose margin is below a list's cutoff are not evaluated: their messages can
+        not reach. ``None`` to evaluate all.
 
     All arrays are anything that :meth:`DeviceBuffer.of <alchemi_bridge.device.DeviceBuffer.of>`
     reads, on the provider's device; they stay the engine's and are read during the call only.
