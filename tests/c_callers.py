@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alchemi_bridge import ClusterPairs, FullPairs, GhostPairs, HalfPairs, NeighborMatrix, Search
+from alchemi_bridge import (
+    Cell,
+    ClusterPairs,
+    ForceBuffers,
+    FullPairs,
+    GhostPairs,
+    HalfPairs,
+    MetatomicForceProvider,
+    NeighborMatrix,
+    Search,
+    Step,
+)
 from alchemi_bridge.engines import interface
 from alchemi_bridge.engines.interface import structs
 from alchemi_bridge.pairs.row_pointers import RowPointers
@@ -22,6 +33,9 @@ DTYPES = {"float32": 1, "float64": 2, "int32": 3, "uint32": 3, "int64": 4}
 #: A cell, and a number of atoms in it.
 BOX = np.diag([9.0, 8.0, 7.0])
 N = 8
+
+#: All results.
+NAMES = ("forces", "energy", "virial", "energies", "virials")
 
 #: Codes of ``ab_status``.
 INPUT, PAIRS, STALE, MODEL, CONFIGURATION, PROTOCOL, VERSION, INTERNAL = range(1, 9)
@@ -221,3 +235,24 @@ def refused(code: int, *words: str) -> Iterator[None]:
 
 def opened(model: Path | str, settings: Mapping[str, str] | None = None, **fields: Any) -> None:
     Engine(model, {"device": "cpu"} | dict(settings or {}), **fields).close()
+
+
+def cluster() -> np.ndarray:
+    return np.random.default_rng(4).random((12, 3)) @ BOX
+
+
+def evaluated(engine: Engine, positions: np.ndarray, *names: str, **fields: Any) -> Any:
+    """A search and a step."""
+    engine.set_pairs(Search(0.5), BOX)
+    out = buffers(len(positions), *names)
+    engine.compute(positions, BOX, out, **fields)
+    return out
+
+
+def in_python(
+    provider: MetatomicForceProvider, positions: np.ndarray, cell: np.ndarray, **fields: Any
+) -> dict[str, np.ndarray]:
+    out = buffers(len(positions), *NAMES)
+    step = Step(positions, Cell.of(cell), virial=True, energies=True, virials=True, **fields)
+    provider.compute(step, ForceBuffers(**out)).synchronize()
+    return out

@@ -263,7 +263,10 @@ def test_margins_through_a_provider(unit: str, pointers: bool, model_file: Any) 
     provider = MetatomicForceProvider(model, units=Units(unit, "eV"), device="cpu", tuning=False)
     needs = provider.requirements
     home = rank.positions[: rank.n_local]
-    away = np.linalg.norm(rank.positions[:, None] - home[None], axis=2).min(axis=1)
+    distance = np.linalg.norm(rank.positions[:, None] - home[None], axis=2).min(axis=1)
+    # the nearest image counts: an atom's row has the pairs of all of them
+    away = np.full(rank.n_all, np.inf)
+    np.minimum.at(away, rank.owners, distance)
     cell = Cell.of(rank.cell * length, rank.pbc)
     found, rows = [], []
     for margin in (None, needs.halo_range - away * length, np.full(rank.n_all, -1.0)):
