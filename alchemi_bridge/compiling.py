@@ -71,7 +71,12 @@ def version_of(compiler: str) -> str:
     """
     try:
         return subprocess.run(
-            [compiler, "--version"], capture_output=True, text=True, check=False, timeout=30.0
+            [compiler, "--version"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=30.0,
         ).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnavailableError(f"{compiler} can not be run: {error}") from error
@@ -95,8 +100,18 @@ def build(command: Sequence[str], made: Path) -> None:
     Raises
     ------
     UnavailableError
-        If the compiler can not be run, takes too long, or fails; with its first line.
+        If the compiler can not be run, takes too long, or fails, with its first line; or if the
+        cache can not be written.
     """
+    try:
+        made.parent.mkdir(exist_ok=True, mode=0o700)
+        _build(command, made)
+    except OSError as error:
+        raise UnavailableError(f"{made} can not be written: {error}") from error
+    LOGGER.info("compiled %s", made)
+
+
+def _build(command: Sequence[str], made: Path) -> None:
     with tempfile.TemporaryDirectory(dir=made.parent) as scratch:
         output = Path(scratch) / made.name
         try:
@@ -104,6 +119,7 @@ def build(command: Sequence[str], made: Path) -> None:
                 [*command, "-o", str(output)],
                 capture_output=True,
                 text=True,
+                errors="replace",
                 check=False,
                 timeout=BUILD_TIMEOUT_SECONDS,
             )
@@ -112,5 +128,6 @@ def build(command: Sequence[str], made: Path) -> None:
         if done.returncode != 0:
             first = next(iter(done.stderr.strip().splitlines()), "no message")
             raise UnavailableError(f"{command[0]} failed: {first}")
+        if not output.is_file():
+            raise UnavailableError(f"{command[0]} made nothing: expected {made.name}")
         output.replace(made)
-    LOGGER.info("compiled %s", made)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -14,6 +17,24 @@ class UncertaintyWarning(UserWarning):
     """The uncertainty of some atoms' energy is above the threshold."""
 
 
+_of_thread = threading.local()
+
+
+@contextmanager
+def heard_by(listener: Callable[[str], None]) -> Iterator[None]:
+    """Tell a function what this thread would warn of.
+
+    What Python has for that, ``warnings.catch_warnings``, is for all threads at once, and engines
+    may serve several providers in threads of their own.
+    """
+    before = getattr(_of_thread, "listener", None)
+    _of_thread.listener = listener
+    try:
+        yield
+    finally:
+        _of_thread.listener = before
+
+
 def warn_if_uncertain(
     uncertainty: torch.Tensor,
     threshold: float,
@@ -22,7 +43,7 @@ def warn_if_uncertain(
     structure: int | None = None,
     stacklevel: int = 3,
 ) -> None:
-    """Warn if an atom's uncertainty is above the threshold.
+    """Warn if an atom's uncertainty is above the threshold; see also :func:`heard_by`.
 
     Parameters
     ----------
@@ -45,9 +66,12 @@ def warn_if_uncertain(
     named = ", ".join(str(i) for i in atoms[:MAX_NAMED].tolist())
     more = "" if len(atoms) <= MAX_NAMED else f" and {len(atoms) - MAX_NAMED} more"
     where = "" if structure is None else f"structure {structure}: "
-    warnings.warn(
+    said = (
         f"{where}the energy uncertainty of {len(atoms)} atoms is above the threshold of "
-        f"{threshold:g} eV (largest: {largest:.3g} eV): atoms {named}{more}",
-        UncertaintyWarning,
-        stacklevel=stacklevel,
+        f"{threshold:g} eV (largest: {largest:.3g} eV): atoms {named}{more}"
     )
+    listener = getattr(_of_thread, "listener", None)
+    if listener is not None:
+        listener(said)
+    else:
+        warnings.warn(said, UncertaintyWarning, stacklevel=stacklevel)

@@ -12,6 +12,7 @@
 
 #define N 108          /* 3 x 3 x 3 cubic cells of four atoms */
 #define A 5.3          /* lattice constant, Å */
+#define BOX (3 * A)
 #define MASS 0.0041403 /* of argon, eV ps^2/Å^2: 39.948 u */
 #define DT 0.002       /* ps */
 
@@ -31,29 +32,34 @@ static ab_array rows(void *data, int64_t n, int64_t width, int32_t dtype) {
 int main(int argc, char **argv) {
     static double x[3 * N], v[3 * N], f[3 * N];
     static int32_t types[N];
-    double energy[1], kinetic, box = 3 * A;
+    double energy[1], kinetic;
     char message[1024] = "usage: c_engine LIBRARY MODEL";
     void *library = argc == 3 ? dlopen(argv[1], RTLD_NOW) : NULL;
-    ab_get_functions get = library ? (ab_get_functions)dlsym(library, ALCHEMI_BRIDGE_SYMBOL) : NULL;
+    ab_get_functions get = NULL;
+    if (library) *(void **)&get = dlsym(library, ALCHEMI_BRIDGE_SYMBOL);
     ab = get ? get(ALCHEMI_BRIDGE_VERSION, message, sizeof message) : NULL;
-    if (!ab) return fprintf(stderr, "%s\n", argc == 3 && !library ? dlerror() : message), 1;
+    if (!ab) return fprintf(stderr, "%s\n", argc == 3 && !get ? dlerror() : message), 1;
 
     for (int i = 0; i < N; ++i) { /* a crystal with a wave in it */
         const int cell = i / 4, at = i % 4, place[3] = {cell / 9, cell / 3 % 3, cell % 3};
         for (int d = 0; d < 3; ++d) x[3 * i + d] = A * (place[d] + (at && at != d + 1 ? 0.5 : 0.0));
-        for (int d = 0; d < 3; ++d) v[3 * i + d] = 2.0 * sin(6.283185307 * x[3 * i + (d + 1) % 3] / box);
+        for (int d = 0; d < 3; ++d) v[3 * i + d] = 2.0 * sin(6.283185307 * x[3 * i + (d + 1) % 3] / BOX);
         types[i] = 18;
     }
     ab_provider *model;
     const char *keywords[] = {"device", "cpu"};
-    ab_options options = {sizeof options, ALCHEMI_BRIDGE_VERSION, argv[2], "angstrom", "eV", keywords, 1, -1, -1, 0, NULL, NULL};
+    ab_options options = {.struct_size = sizeof options, .version = ALCHEMI_BRIDGE_VERSION, .model = argv[2],
+                          .keywords = keywords, .n_keywords = 1, .local_rank = -1, .local_size = -1};
     check(ab->open(&options, &model));
     ab_atoms atoms = {.struct_size = sizeof atoms, .types = rows(types, N, 1, AB_INT32)};
     check(ab->set_atoms(model, &atoms));
-    ab_pairs pairs = {.struct_size = sizeof pairs, .kind = AB_PAIRS_SEARCH, .cell = {box, 0, 0, 0, box, 0, 0, 0, box}, .periodic = {1, 1, 1}, .reach = 1.0};
-    check(ab->set_pairs(model, &pairs)); /* the provider searches; 1 Å of skin */
-    ab_step step = {.struct_size = sizeof step, .positions = rows(x, N, 3, AB_FLOAT64), .cell = {box, 0, 0, 0, box, 0, 0, 0, box}, .periodic = {1, 1, 1}};
-    ab_buffers out = {.struct_size = sizeof out, .forces = rows(f, N, 3, AB_FLOAT64), .energy = rows(energy, 1, 1, AB_FLOAT64)};
+    ab_pairs pairs = {.struct_size = sizeof pairs, .kind = AB_PAIRS_SEARCH, .reach = 1.0, /* skin, Å */
+                      .cell = {BOX, 0, 0, 0, BOX, 0, 0, 0, BOX}, .periodic = {1, 1, 1}};
+    check(ab->set_pairs(model, &pairs)); /* the provider searches, now and when it has to */
+    ab_step step = {.struct_size = sizeof step, .positions = rows(x, N, 3, AB_FLOAT64),
+                    .cell = {BOX, 0, 0, 0, BOX, 0, 0, 0, BOX}, .periodic = {1, 1, 1}};
+    ab_buffers out = {.struct_size = sizeof out, .forces = rows(f, N, 3, AB_FLOAT64),
+                      .energy = rows(energy, 1, 1, AB_FLOAT64)};
 
     for (int n = 0; n <= 200; ++n) { /* velocity Verlet; results are added, so clear them first */
         for (int k = 0; n && k < 3 * N; ++k) v[k] += 0.5 * DT * f[k] / MASS, x[k] += DT * v[k];

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import zoo
 
 from alchemi_bridge import potentials
 
@@ -40,3 +41,16 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return export
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``models(name)``: path of a model of the zoo, made once per session."""
+    folder, made = tmp_path_factory.mktemp("zoo"), {}
+
+    def model(name: str) -> Path:
+        if name not in made:
+            made[name] = zoo.save(getattr(zoo, name)(), folder, name)
+        return made[name]
+
+    return model

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import venv
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
+import ase
+import numpy as np
 import pytest
+from kernel_parts import needs_compiler
+
+from alchemi_bridge import BridgeCalculator
+from alchemi_bridge.engines import plugins
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MAX_LINES = 80
@@ -65,3 +75,127 @@ def test_batch_equals_single(tmp_path: Path) -> None:
     found = re.findall(r"difference (\S+) eV", _run("many_systems.py", tmp_path))
     assert len(found) == 9
     assert max(abs(float(value)) for value in found) < 1e-10
+
+
+# --- in C ----------------------------------------------------------------------------------------
+
+
+needs_shared_python = pytest.mark.skipif(
+    plugins.shared_python() is None, reason="this Python has no shared library"
+)
+
+
+@pytest.fixture(scope="module")
+def c_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, compiled as strictly as a compiler can be asked to."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    program = tmp_path_factory.mktemp("c") / "c_engine"
+    flags = ["-std=gnu99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic"]
+    include = f"-I{(plugins.folder() / plugins.HEADER).parent}"
+    source = str(EXAMPLES / "c_engine.c")
+    subprocess.run(
+        [compiler, *flags, include, source, "-o", str(program), "-ldl", "-lm"], check=True
+    )
+    return program
+
+
+def run_c(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """In a process without Python, which is to find the environment of these tests by itself."""
+    settings = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
+    # an environment in which the package is not installed finds it as these tests do
+    settings["PYTHONPATH"] = os.pathsep.join([str(EXAMPLES.parent), *filter(None, sys.path)])
+    return subprocess.run(
+        [str(program), *map(str, arguments)],
+        env=settings,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def argon_model(model_file: Callable[..., Path]) -> Path:
+    return model_file("lennard-jones", types=[18], epsilon=[0.0104], sigma=[3.4], cutoff=6.5)
+
+
+def c_crystal() -> ase.Atoms:
+    """The crystal of the example, by its own words: three cells along each axis, of four atoms."""
+    a = 5.3
+    corners = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    cells = np.stack(np.meshgrid(*[range(3)] * 3, indexing="ij"), axis=-1).reshape(-1, 1, 3)
+    return ase.Atoms(
+        numbers=[18] * 108, positions=(a * (cells + corners)).reshape(-1, 3), cell=[3 * a] * 3,
+        pbc=True,
+    )  # fmt: skip
+
+
+@needs_compiler
+@needs_shared_python
+def test_c_engine(c_engine: Path, argon_model: Path) -> None:
+    done = run_c(c_engine, plugins.shim(), argon_model)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = re.findall(r"step +(\d+) potential (\S+) total (\S+) eV", done.stdout)
+    assert [int(step) for step, _, _ in lines] == [0, 50, 100, 150, 200]
+    totals = np.array([float(total) for _, _, total in lines])
+    assert np.ptp(totals) < 1e-4
+    # it moves: the energy goes to and fro between its two kinds
+    assert all(abs(float(a[1]) - float(b[1])) > 1e-3 for a, b in pairwise(lines))
+    atoms = c_crystal()
+    atoms.calc = BridgeCalculator(argon_model, device="cpu")
+    assert f"{atoms.get_potential_energy():.9f}" == lines[0][1]
+
+
+@needs_compiler
+@needs_shared_python
+def test_c_engine_says_what_is_wrong(c_engine: Path, tmp_path: Path, argon_model: Path) -> None:
+    bad = tmp_path / "bad.pt"
+    bad.write_text("no model")
+    for model in (bad, tmp_path / "none.pt"):
+        done = run_c(c_engine, plugins.shim(), model)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr.startswith("error 4: ")
+        assert model.name in done.stderr
+        assert "expected" in done.stderr
+    assert run_c(c_engine).stderr == "usage: c_engine LIBRARY MODEL\n"
+    for arguments, word in (((), "usage"), ((tmp_path / "no.so", argon_model), "no.so")):
+        done = run_c(c_engine, *arguments)
+        assert done.returncode == 1
+        assert word in done.stderr
+
+
+@needs_compiler
+@needs_shared_python
+def test_c_engine_in_an_environment(
+    c_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter that is started is that of the environment, not that of its base."""
+    home = tmp_path / "an environment"
+    venv.create(home, with_pip=False, symlinks=True)
+    python = home / "bin" / "python"
+    site = next((home / "lib").glob("python*/site-packages"))
+    package = site / "alchemi_bridge" / "engines" / "interface"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent, package.parent.parent):
+        (folder / "__init__.py").touch()
+    (package / "table.py").write_text("import sys\nraise ImportError(f'not in {sys.prefix}')\n")
+    monkeypatch.setattr(sys, "executable", str(python))
+    library = plugins.shim()
+    settings = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(
+        [str(c_engine), str(library), "model.pt"],
+        env=settings, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"alchemi_bridge can not be used in the Python of {python}" in done.stderr
+    assert f"not in {home}" in done.stderr
+
+
+def test_c_engine_is_short() -> None:
+    lines = (EXAMPLES / "c_engine.c").read_text().splitlines()
+    assert len(lines) < MAX_LINES
+    assert max(map(len, lines)) <= 110

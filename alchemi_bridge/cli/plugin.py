@@ -12,8 +12,9 @@ from alchemi_bridge.cli.options import add_command, json_option
 _EPILOG = """\
 c        the C interface: the library whose function alchemi_bridge_functions gives an engine the
          table of alchemi_bridge.h (--include prints the folder of that header)
-lammps   pair style alchemi for the LAMMPS of this environment. LAMMPS loads it by itself when it is
-         started by this environment's lmp; for others: plugin load "$(alchemi-bridge plugin lammps)"
+lammps   pair style alchemi for the LAMMPS of this environment. LAMMPS loads it by itself when it
+         is started by this environment's lmp; for others:
+         plugin load "$(alchemi-bridge plugin lammps)"
 
 Libraries are compiled on first use, and kept in the cache ($ALCHEMI_BRIDGE_CACHE).
 """

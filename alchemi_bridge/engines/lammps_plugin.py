@@ -9,7 +9,6 @@ another word.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -61,11 +60,11 @@ def entry_point() -> str:
 
     What is wrong is said on standard error: LAMMPS must start without the pair style, too.
     """
-    with contextlib.suppress(OSError):  # whoever needs MPI says what is wrong with it
-        lammps_library.load_mpi()
     try:
+        lammps_library.load_mpi()
         return str(build().parent)
-    except ConfigurationError as error:
+    # whatever it is (a damaged installation, an odd version), it must not take LAMMPS with it
+    except Exception as error:
         print(f"alchemi_bridge: no pair style alchemi. {error}", file=sys.stderr)
         return os.devnull  # a path without plugins
 

@@ -1,6 +1,7 @@
 """The libraries under ``plugins/``, compiled on first use for this environment.
 
-Nothing of this loads torch: the pair style's is built, or found in the cache, at every start of LAMMPS.
+Nothing of this loads torch: the pair style's is built, or found in the cache, at every start of
+LAMMPS.
 """
 
 from __future__ import annotations
@@ -99,7 +100,6 @@ def compiled(
     key = compiling.key_of([*texts, *macros, *FLAGS, os.path.realpath(compiler), version, *depends])
     made = compiling.cache_folder() / f"{Path(name).stem}-{key}" / name
     if not made.is_file():
-        made.parent.mkdir(exist_ok=True, mode=0o700)
         search = [f"-I{path}" for path in (home / "include", *includes)]
         compiling.build([compiler, *FLAGS, *macros, *search, *map(str, files), "-ldl"], made)
     return made

@@ -14,7 +14,7 @@ import torch
 
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.device import DeviceBuffer
-from alchemi_bridge.errors import PairListError, ShapeError
+from alchemi_bridge.errors import NonFiniteError, PairListError, ShapeError
 from alchemi_bridge.pairs.edge import Edge, candidates_up_to_edge
 from alchemi_bridge.pairs.engine_checks import (
     Check,
@@ -100,10 +100,11 @@ class GhostPairs:
         Bits of ``neighbors`` that are the index, where the engine keeps flags in the others;
         :data:`LAMMPS_NEIGHMASK` for LAMMPS.
     margin
-        (n_all,) float64 on several ranks: in the engine's length unit, the model's interaction range
-        minus how far each atom is, and can come until the next search, from the nearest one whose
-        energy counts. Rows of atoms whose margin is below a list's cutoff are not evaluated: their
-        messages can not reach. ``None`` to evaluate all.
+        (n_all,) float64 on several ranks: in the engine's length unit, the model's interaction
+        range minus how far each atom is, and can come until the next search, from the nearest one
+        whose energy counts; of its images the nearest counts, for its row has the pairs of all.
+        Rows of atoms whose margin is below a list's cutoff are not evaluated: their messages can
+        not reach. ``None`` to evaluate all.
 
     All arrays are anything that :meth:`DeviceBuffer.of <alchemi_bridge.device.DeviceBuffer.of>`
     reads, on the provider's device; they stay the engine's and are read during the call only.
@@ -185,6 +186,14 @@ def decode_ghosts(
     margin = DeviceBuffer.of(pairs.margin, "margin of the atoms").require(
         "margin of the atoms", shape=(n_all,), dtypes=(torch.float64,), device=device
     )
+    if bool(torch.isnan(margin).any()):
+        # a row without a margin would be left out without a word
+        raise NonFiniteError(
+            "margin of the atoms",
+            expected="distances",
+            got="NaN",
+            fix="hand over infinity for atoms whose rows must be there",
+        )
     # copied: the engine's array is read during the call only
     of_seen = margin[:n_atoms].clone() if subset is None else margin[subset]
     return replace(found, margin=of_seen * (reach / pairs.reach))
@@ -316,9 +325,11 @@ def _read_pointers(
         atoms = vector(pairs.rows, "rows of the pair list").long()
     # what is out of range is refused below, before a row of it is read
     inside = (atoms >= 0) & (atoms < min(n_all, len(by_atom)))
-    counts = by_atom.new_zeros(len(atoms), dtype=torch.int32)
-    counts[inside] = by_atom[atoms[inside]].to(torch.int32)
-    rows = pointers.rows(atoms, counts.clamp(min=0), signed_mask(pairs.index_mask))
+    counts = by_atom.new_zeros(len(atoms), dtype=torch.int64)
+    counts[inside] = by_atom[atoms[inside]].long()
+    wrong = (counts < 0) | (counts > NO_LOWEST)
+    held = counts.masked_fill(wrong, 0).to(torch.int32)
+    rows = pointers.rows(atoms, held, signed_mask(pairs.index_mask))
     missing = Check(
         (atoms >= len(by_atom)) & (atoms < n_all),
         lambda k: PairListError(
@@ -328,16 +339,16 @@ def _read_pointers(
             fix="hand over counts up to the last atom that has a row",
         ),
     )
-    negative = Check(
-        counts < 0,
+    number = Check(
+        wrong,
         lambda k: PairListError(
             f"row {k} of the pair list",
-            expected="a number of entries of zero or more",
+            expected=f"a number of entries from 0 to {NO_LOWEST}",
             got=str(int(counts[k])),
             fix="hand over all arrays of the same search",
         ),
     )
-    return atoms, rows, [missing, negative]
+    return atoms, rows, [missing, number]
 
 
 def _owner_checks(

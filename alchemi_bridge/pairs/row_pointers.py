@@ -7,7 +7,7 @@ kernels read the rows where they are; without a compiler they are copied.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -33,7 +33,11 @@ class RowPointers:
     address: int
 
     def rows(self, atoms: torch.Tensor, counts: torch.Tensor, mask: int) -> EngineRows:
-        """Rows of ``atoms``, (n_rows,) int64, with (n_rows,) int32 ``counts``."""
+        """Rows of ``atoms``, (n_rows,) int64, with (n_rows,) int32 ``counts``, on their device."""
+        rows = self._on_host(atoms.cpu(), counts.cpu(), mask)
+        return rows if atoms.device.type == "cpu" else copied_to(rows, atoms.device)
+
+    def _on_host(self, atoms: torch.Tensor, counts: torch.Tensor, mask: int) -> EngineRows:
         held = counts > 0
         reached = int(atoms[held].max()) + 1 if bool(held.any()) else 0
         table = DeviceBuffer.from_pointer(
@@ -66,9 +70,10 @@ class _AddressedRows(EngineRows):
     """Rows whose ``entries`` are the lowest address: only the kernels may look beyond it."""
 
     def expanded(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self._copied().expanded()
+        return self.copied().expanded()
 
-    def _copied(self) -> EngineRows:
+    def copied(self) -> EngineRows:
+        """The same with entries of their own."""
         counts = self.counts.long()
         begin = torch.cumsum(counts, 0) - counts
         entries = torch.empty(int(counts.sum()), dtype=torch.int32)
@@ -77,3 +82,10 @@ class _AddressedRows(EngineRows):
         for there, here, count in rows:
             ctypes.memmove(target + WORD * here, source + WORD * there, WORD * count)
         return EngineRows(self.atoms, begin, self.counts, entries, 1, self.mask, self.padding)
+
+
+def copied_to(rows: EngineRows, device: torch.device) -> EngineRows:
+    """Rows in host memory, copied to a device: no kernel there can follow a host's addresses."""
+    rows = rows.copied() if isinstance(rows, _AddressedRows) else rows
+    arrays = {name: getattr(rows, name) for name in ("atoms", "begin", "counts", "entries")}
+    return replace(rows, **{name: array.to(device) for name, array in arrays.items()})

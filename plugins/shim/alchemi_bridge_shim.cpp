@@ -123,16 +123,18 @@ bool start(Python &python, std::string &message)
 const ab_functions *obtain(std::string &message)
 {
     static Python python; /* never taken down: torch's threads may outlive main */
+    static bool started = false; /* the interpreter, by an earlier call that failed after that */
     std::string missing;
     bool hosted = false;
-    if (dlsym(RTLD_DEFAULT, "Py_IsInitialized") != nullptr) {
+    if (!started && dlsym(RTLD_DEFAULT, "Py_IsInitialized") != nullptr) {
         if (!resolve(RTLD_DEFAULT, python, missing)) {
             message = "the Python of this process has no " + missing + ": expected 3.11 to 3.13";
             return nullptr;
         }
         hosted = python.is_initialized() != 0;
     }
-    if (!hosted && !start(python, message)) return nullptr;
+    if (!hosted && !started && !start(python, message)) return nullptr;
+    started = !hosted;
 
     const int state = python.ensure();
     const void *table = nullptr;

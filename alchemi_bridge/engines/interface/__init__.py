@@ -1,7 +1,7 @@
 """The C interface: the provider behind the function table of ``plugins/include/alchemi_bridge.h``.
 
-:func:`address` is for hosts that are written in Python; the shim library (``plugins/shim``) calls it
-in an interpreter that it starts.
+:func:`address` is for hosts that are written in Python; the shim library (``plugins/shim``) calls
+it in an interpreter that it starts.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from alchemi_bridge.engines.interface import structs
+from alchemi_bridge.engines.interface.reading import structure
 from alchemi_bridge.engines.interface.views import Views, moved
 from alchemi_bridge.errors import PairListError
 from alchemi_bridge.pairs import (
@@ -23,6 +25,9 @@ from alchemi_bridge.pairs.row_pointers import RowPointers
 
 #: Views an array of a list by its field's name, on the provider's device; ``None`` if not given.
 Find = Callable[[str], Any]
+
+#: Of one rank, through ``next``: engines have a local and a non-local one.
+MAX_LISTS = 64
 
 
 def pairs_of(source: structs.Pairs, device: torch.device) -> Pairs:
@@ -48,18 +53,29 @@ def pairs_of(source: structs.Pairs, device: torch.device) -> Pairs:
             got=str(source.kind),
             fix="correct the kind",
         )
-    found = make(source, find)
     if not source.next:
-        return found
-    more = pairs_of(structs.Pairs.from_address(source.next), device)
-    if not isinstance(found, list) or not isinstance(more, list):
-        raise PairListError(
-            "next pair list",
-            expected="NULL, but for lists of kind AB_PAIRS_CLUSTERS",
-            got=f"a list of kind {source.kind} with another one",
-            fix="zero the structure before it is filled in",
-        )
-    return found + more
+        return make(source, find)
+    if source.kind != structs.CLUSTERS:
+        raise _wrong_next(f"a list of kind {source.kind} with another one")
+    found = [_cluster_list(source, find)]
+    while source.next:
+        if len(found) == MAX_LISTS:
+            raise _wrong_next("a list that leads back to itself, or more of them")
+        pointer = ctypes.cast(source.next, ctypes.POINTER(structs.Pairs))
+        source = structure(pointer, structs.Pairs, "next pair list")
+        if source.kind != structs.CLUSTERS:
+            raise _wrong_next(f"a list of kind {source.kind} after one of clusters")
+        found.append(_cluster_list(source, find))
+    return found
+
+
+def _wrong_next(got: str) -> PairListError:
+    return PairListError(
+        "next pair list",
+        expected=f"NULL, or one of at most {MAX_LISTS} lists of kind AB_PAIRS_CLUSTERS",
+        got=got,
+        fix="zero the structure before it is filled in",
+    )
 
 
 def _search(source: structs.Pairs, find: Find) -> Pairs:

@@ -25,6 +25,9 @@ VARIANTS = (
 
 MEV = 1e-3
 
+#: More are a typing error, which torch would believe.
+MAX_THREADS = 10_000
+
 
 @dataclass(frozen=True)
 class Host:
@@ -80,8 +83,6 @@ def provider_for(model: str, keywords: Mapping[str, str], host: Host) -> Metatom
                 got=f"'{name}'",
                 fix="correct the name",
             )
-    if "energy" not in variants and "variant" in keywords:
-        variants["energy"] = keywords["variant"]
     threads = options.pop("threads", None)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -142,8 +143,8 @@ def _direct(name: str, value: str) -> bool | str:
 
 
 def _count(name: str, value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise _wrong(name, "a number of one or more", value)
+    if not value.isdecimal() or not 1 <= int(value) <= MAX_THREADS:
+        raise _wrong(name, f"a number from 1 to {MAX_THREADS}", value)
     return int(value)
 
 

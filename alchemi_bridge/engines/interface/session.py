@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,8 +15,9 @@ from alchemi_bridge.device import DeviceBuffer, Event, run_on
 from alchemi_bridge.engines.interface import structs
 from alchemi_bridge.engines.interface.lists import pairs_of
 from alchemi_bridge.engines.interface.options import Host, provider_for
-from alchemi_bridge.engines.interface.views import Views, moved, quantities
-from alchemi_bridge.uncertainty import UncertaintyWarning
+from alchemi_bridge.engines.interface.views import Views, is_staged, moved, quantities
+from alchemi_bridge.errors import DeviceMismatchError
+from alchemi_bridge.uncertainty import heard_by
 
 #: Takes a level and a text.
 Log = Callable[[int, str], None]
@@ -67,8 +67,8 @@ class Session:
         """Take a new pair list."""
         with self._heard(), self._current(source.stream):
             ready = Event.foreign(source.ready, self.device) if source.ready else None
-            if ready is not None and self._copies(source.positions):
-                ready.wait(self.device)
+            if ready is not None and self._on_host(source):
+                ready.synchronize()  # what is copied from host memory the host reads
                 ready = None
             cell = self._views.cell(source)
             self.provider.set_pairs(pairs_of(source, self.device), cell, ready)
@@ -76,15 +76,22 @@ class Session:
     def compute(self, step: structs.Step, out: structs.Buffers) -> None:
         """Evaluate, and add to the caller's buffers."""
         views, device = self._views, self.device
-        with self._heard_if_uncertain(), self._current(step.stream):
+        with self._heard(), self._current(step.stream):
             positions = views.required(step.positions, "positions")
             buffers = {
                 name: view
                 for name in RESULTS
                 if (view := views.of(getattr(out, name), f"buffer '{name}'")) is not None
             }
-            staged = {n: v for n, v in buffers.items() if v.device != device}
+            staged = {n: v for n, v in buffers.items() if is_staged(v, device)}
+            _require_writable(staged)
+            if step.done and device.type == "cpu":
+                raise _no_event_of("done", device)  # now, and not when the results are added
             near: dict[str, Any] = {**buffers, **_staging(staged, device)}
+            ready = Event.foreign(step.ready, device) if step.ready else None
+            if ready is not None and is_staged(positions, device):
+                ready.synchronize()
+                ready = None
             event = self.provider.compute(
                 Step(
                     moved(positions, device),
@@ -95,7 +102,7 @@ class Session:
                     energies="energies" in near,
                     virials="virials" in near,
                     inputs=quantities(step.inputs, step.n_inputs, device) if step.n_inputs else {},
-                    ready=Event.foreign(step.ready, device) if step.ready else None,
+                    ready=ready,
                 ),
                 ForceBuffers(**near),
             )
@@ -111,14 +118,18 @@ class Session:
         """Tell the caller when results are there, as it wants to be told."""
         if staged or not (step.stream or step.done):
             event.synchronize()
-        elif step.done:
-            event.signal(step.done)
         for name, view in staged.items():
             view.tensor.add_(near[name].to(view.device, view.dtype))
+        if step.done:
+            event.signal(step.done)
 
-    def _copies(self, array: structs.Array) -> bool:
-        """Whether what is on another device than the provider's is copied here."""
-        return (array.memory == structs.CUDA) != (self.device.type == "cuda")
+    def _on_host(self, source: structs.Pairs) -> bool:
+        """Whether an array of a list is in host memory, and the provider elsewhere."""
+        if self.device.type == "cpu":
+            return False
+        fields = (getattr(source, field[0]) for field in source._fields_)
+        given = (value for value in fields if isinstance(value, structs.Array) and value.dtype)
+        return bool(source.row_pointers) or any(array.memory == structs.HOST for array in given)
 
     @contextmanager
     def _current(self, stream: int = 0) -> Iterator[None]:
@@ -132,27 +143,21 @@ class Session:
                 stack.enter_context(run_on(stream, self.device))
             yield
 
-    def _heard_if_uncertain(self) -> AbstractContextManager[None]:
-        """In steps only a model that knows its uncertainty has something to say."""
-        if self.provider.plan.uncertainty is None:
-            return nullcontext()
-        return self._heard()
-
     @contextmanager
     def _heard(self) -> Iterator[None]:
         """Hand on to the engine's log what is said meanwhile."""
-        if self._log is None:
+        log = self._log
+        if log is None:
             yield
             return
-        FORWARD.to.append(self._log)
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", UncertaintyWarning)
-            try:
+        # each time: who sets up logging anew throws away what is there
+        BRIDGE_LOGGER.addHandler(FORWARD)
+        FORWARD.to.append(log)
+        try:
+            with heard_by(lambda said: log(structs.WARNING, said)):
                 yield
-            finally:
-                FORWARD.to.pop()
-                for warning in said:
-                    self._log(structs.WARNING, str(warning.message))
+        finally:
+            FORWARD.to.pop()
 
 
 class _Forward(logging.Handler):
@@ -174,10 +179,33 @@ class _Forward(logging.Handler):
         if self.to:
             level = structs.WARNING if record.levelno >= logging.WARNING else structs.INFO
             self.to[-1](level, record.getMessage())
+        elif not self._others() and (last := logging.lastResort) and record.levelno >= last.level:
+            # Python prints what no handler takes, and now there is this one
+            last.handle(record)
+
+    def _others(self) -> bool:
+        handlers = [*BRIDGE_LOGGER.handlers, *logging.getLogger().handlers]
+        return any(handler is not self for handler in handlers)
 
 
+BRIDGE_LOGGER = logging.getLogger("alchemi_bridge")
 FORWARD = _Forward()
-logging.getLogger("alchemi_bridge").addHandler(FORWARD)
+
+
+def _no_event_of(name: str, device: torch.device) -> DeviceMismatchError:
+    return DeviceMismatchError(
+        f"event '{name}'",
+        expected=f"none, since the model computes on {device} and is done when the call returns",
+        got="a CUDA event",
+        fix="set it to zero, or open the provider with the keyword device",
+    )
+
+
+def _require_writable(staged: Mapping[str, DeviceBuffer]) -> None:
+    """Raise now what else came up when results are added to the buffers, one after the other."""
+    for name, view in staged.items():
+        n_atoms = view.shape[0] if view.shape else 0
+        ForceBuffers(**{name: view}).view(name, n_atoms, view.device)
 
 
 def _staging(staged: Mapping[str, DeviceBuffer], device: torch.device) -> dict[str, torch.Tensor]:

@@ -25,6 +25,7 @@ from alchemi_bridge.errors import (
     PairListError,
     ProtocolError,
     StalePairsError,
+    UnitError,
 )
 
 #: ``ALCHEMI_BRIDGE_VERSION``.
@@ -38,6 +39,7 @@ CODES: tuple[tuple[type[BridgeError], int], ...] = (
     (StalePairsError, 3),
     (PairListError, 2),
     (ConfigurationError, 5),
+    (UnitError, 5),
     (ProtocolError, 6),
     (ModelError, 4),
     (InputError, 1),

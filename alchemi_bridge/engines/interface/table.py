@@ -17,6 +17,13 @@ import torch
 from alchemi_bridge.engines.interface import structs
 from alchemi_bridge.engines.interface.description import describe
 from alchemi_bridge.engines.interface.options import Host
+from alchemi_bridge.engines.interface.reading import (
+    VersionError,
+    count_of,
+    structure,
+    text,
+    to_c,
+)
 from alchemi_bridge.engines.interface.session import Log, Session
 from alchemi_bridge.errors import BridgeError, ConfigurationError, ProtocolError
 from alchemi_bridge.units import Units
@@ -24,13 +31,24 @@ from alchemi_bridge.units import Units
 LOGGER = logging.getLogger(__name__)
 
 _sessions: dict[int, Session] = {}
-_facts: dict[int, list[Any]] = {}
+_facts: dict[int, structs.Requirements] = {}
 _numbers = itertools.count(1)
-_errors = threading.local()
+
+#: What the last call that failed had to say, by thread. Not a ``threading.local``: in a thread that
+#: Python did not start that is gone when a call returns, before anybody can ask for the message.
+_messages: dict[int, Any] = {}
 
 
-def _remember(text: str) -> None:
-    _errors.message = ctypes.create_string_buffer(text.encode())
+def _remember(said: str) -> None:
+    _messages[threading.get_ident()] = ctypes.create_string_buffer(to_c(said))
+
+
+def _said(error: BaseException) -> str:
+    # what is raised while an error is handled would cross into C, with any number for a code
+    try:
+        return str(error)
+    except Exception:
+        return "an error that can not say what it is"
 
 
 def _guarded(work: Callable[..., None]) -> Callable[..., int]:
@@ -40,43 +58,20 @@ def _guarded(work: Callable[..., None]) -> Callable[..., int]:
         try:
             work(*arguments)
         except BridgeError as error:
-            _remember(str(error))
+            _remember(_said(error))
             fitting = (code for kind, code in structs.CODES if isinstance(error, kind))
             return next(fitting, structs.INTERNAL)
-        except _VersionError as error:
-            _remember(str(error))
+        except VersionError as error:
+            _remember(_said(error))
             return structs.VERSION_MISMATCH
         # not even KeyboardInterrupt or SystemExit may cross into C
         except BaseException as error:
+            _remember(f"{type(error).__name__}: {_said(error)}")
             LOGGER.debug("error behind the C interface", exc_info=error)
-            _remember(f"{type(error).__name__}: {error}")
             return structs.INTERNAL
         return structs.OK
 
     return call
-
-
-class _VersionError(Exception):
-    """Caller and library do not speak the same version."""
-
-
-def _read(pointer: Any, kind: type[ctypes.Structure], name: str) -> Any:
-    """The caller's structure; one that is shorter than ours is filled up with zeros."""
-    if not pointer:
-        raise ProtocolError(
-            name, expected="a structure", got="NULL", fix="pass the address of a structure"
-        )
-    size = int(pointer.contents.struct_size)
-    if size == ctypes.sizeof(kind):
-        return pointer.contents
-    if not ctypes.sizeof(ctypes.c_uint64) <= size <= ctypes.sizeof(kind):
-        raise _VersionError(
-            f"struct_size of {name}: expected {ctypes.sizeof(kind)}, got {size}; set it to "
-            "sizeof(the structure), and build the engine with the header of this version"
-        )
-    filled = kind()
-    ctypes.memmove(ctypes.addressof(filled), ctypes.addressof(pointer.contents), size)
-    return filled
 
 
 def _session(handle: int | None) -> Session:
@@ -97,9 +92,9 @@ def _open(options: Any, provider: Any) -> None:
             "provider", expected="where to put it", got="NULL", fix="pass an address"
         )
     provider[0] = None
-    given = _read(options, structs.Options, "options")
+    given = structure(options, structs.Options, "options")
     if given.version != structs.VERSION:
-        raise _VersionError(
+        raise VersionError(
             f"interface: expected version {structs.VERSION}, got {given.version}; build the engine "
             "with the header of this version"
         )
@@ -107,8 +102,12 @@ def _open(options: Any, provider: Any) -> None:
         raise ConfigurationError(
             "model", expected="the path of a model file", got="NULL", fix="name the file"
         )
+    units = Units(
+        text(given.length_unit, "length_unit", "angstrom"),
+        text(given.energy_unit, "energy_unit", "eV"),
+    )
     host = Host(
-        Units((given.length_unit or b"angstrom").decode(), (given.energy_unit or b"eV").decode()),
+        units,
         given.local_rank if given.local_rank >= 0 else None,
         given.local_size if given.local_size > 0 else None,
     )
@@ -119,8 +118,8 @@ def _open(options: Any, provider: Any) -> None:
 
 
 def _keywords(given: Any) -> dict[str, str]:
-    words = [given.keywords[k] for k in range(2 * given.n_keywords)]
-    texts = [(word or b"").decode() for word in words]
+    number = count_of(given.keywords, given.n_keywords, "keywords")
+    texts = [text(given.keywords[k], f"keywords[{k}]") for k in range(2 * number)]
     names = texts[::2]
     twice = next((name for k, name in enumerate(names) if name in names[:k]), None)
     if twice is not None:
@@ -137,22 +136,33 @@ def _log_of(given: Any) -> Log | None:
     call = structs.LOG(ctypes.cast(given.log, ctypes.c_void_p).value or 0)
     user = given.log_user
 
-    def log(level: int, text: str) -> None:
-        call(user, level, text.encode())
+    def log(level: int, said: str) -> None:
+        call(user, level, to_c(said))
 
     return log
 
 
 def _requirements(handle: int | None, out: Any) -> None:
     session = _session(handle)
-    _read(out, structs.Requirements, "requirements")
-    provider, size = session.provider, int(out.contents.struct_size)
-    needs, device = provider.requirements, session.device
+    structure(out, structs.Requirements, "requirements")
+    size = int(out.contents.struct_size)
+    # told once: the pointers in it are the caller's until the provider is closed
+    number = handle or 0
+    if number not in _facts:
+        _facts[number] = _facts_of(session)
+    filled = _facts[number]
+    filled.struct_size = size
+    ctypes.memmove(ctypes.addressof(out.contents), ctypes.addressof(filled), size)
+
+
+def _facts_of(session: Session) -> structs.Requirements:
+    """What a provider needs. The structure keeps what it points to."""
+    provider, device = session.provider, session.device
+    needs = provider.requirements
     types = (ctypes.c_int32 * len(needs.atomic_types))(*sorted(needs.atomic_types))
     names = (ctypes.c_char_p * len(needs.inputs))(*(n.encode() for n in needs.inputs))
     units = (ctypes.c_char_p * len(needs.inputs))(*(u.encode() for u in needs.inputs.values()))
-    filled = structs.Requirements(
-        struct_size=size,
+    return structs.Requirements(
         memory=structs.CUDA if device.type == "cuda" else structs.HOST,
         device=device.index or 0,
         dtype=structs.NUMBER_OF_DTYPE[needs.dtype],
@@ -165,25 +175,23 @@ def _requirements(handle: int | None, out: Any) -> None:
         types=types,
         inputs=names,
         input_units=units,
-        description=describe(provider.loaded).encode(),
+        description=to_c(describe(provider.loaded)),
         direct_forces=int(provider.plan.force is not None),
         direct_stress=int(provider.plan.stress is not None),
     )
-    _facts[handle or 0] = [types, names, units, filled]  # as long as the provider is open
-    ctypes.memmove(ctypes.addressof(out.contents), ctypes.addressof(filled), size)
 
 
 def _set_atoms(handle: int | None, atoms: Any) -> None:
-    _session(handle).set_atoms(_read(atoms, structs.Atoms, "atoms"))
+    _session(handle).set_atoms(structure(atoms, structs.Atoms, "atoms"))
 
 
 def _set_pairs(handle: int | None, pairs: Any) -> None:
-    _session(handle).set_pairs(_read(pairs, structs.Pairs, "pairs"))
+    _session(handle).set_pairs(structure(pairs, structs.Pairs, "pairs"))
 
 
 def _compute(handle: int | None, step: Any, out: Any) -> None:
     _session(handle).compute(
-        _read(step, structs.Step, "step"), _read(out, structs.Buffers, "buffers")
+        structure(step, structs.Step, "step"), structure(out, structs.Buffers, "buffers")
     )
 
 
@@ -193,9 +201,9 @@ def _close(handle: int | None) -> None:
 
 
 def _message() -> int:
-    if not hasattr(_errors, "message"):
+    if threading.get_ident() not in _messages:
         _remember("")
-    return ctypes.addressof(_errors.message)
+    return ctypes.addressof(_messages[threading.get_ident()])
 
 
 @cache

@@ -10,7 +10,8 @@ import torch
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.device import DeviceBuffer
 from alchemi_bridge.engines.interface import structs
-from alchemi_bridge.errors import DtypeError, ProtocolError, ShapeError
+from alchemi_bridge.engines.interface.reading import count_of, text
+from alchemi_bridge.errors import DtypeError, InputError, ProtocolError, ShapeError
 from alchemi_bridge.model import Quantity
 
 
@@ -92,18 +93,31 @@ def _view(array: structs.Array, name: str) -> DeviceBuffer:
 
 def quantities(inputs: Any, count: int, device: torch.device) -> dict[str, Quantity]:
     """Copies of ``count`` extra inputs by name, on the provider's device."""
-    found = {}
-    for k in range(count):
+    found: dict[str, Quantity] = {}
+    for k in range(count_of(inputs, count, "inputs")):
         item = inputs[k]
-        name = item.name.decode()
+        name = text(item.name, f"name of inputs[{k}]")
+        if name in found:
+            raise InputError(
+                f"input '{name}'", expected="each input once", got="it twice", fix="drop one"
+            )
         view = _view(item.values, f"input '{name}'")
-        found[name] = Quantity(view.tensor.to(device, copy=True), (item.unit or b"").decode())
+        unit = text(item.unit, f"unit of input '{name}'", "")
+        found[name] = Quantity(view.tensor.to(device, copy=True), unit)
     return found
 
 
+def is_staged(view: DeviceBuffer, device: torch.device) -> bool:
+    """Whether it is host memory, and the provider elsewhere.
+
+    Memory of another GPU is not copied: nothing says when it may be read. The provider refuses it.
+    """
+    return view.device != device and view.device.type == "cpu"
+
+
 def moved(view: DeviceBuffer | None, device: torch.device) -> Any:
-    """The view itself if it is on the device, else a copy there; ``None`` for none."""
-    if view is None or view.device == device:
+    """A copy on the device of what is in host memory; what else is there as it is."""
+    if view is None or not is_staged(view, device):
         return view
     return view.tensor.to(device)
 
