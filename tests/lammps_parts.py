@@ -10,7 +10,7 @@ import zoo
 
 from alchemi_bridge import potentials
 from alchemi_bridge.parity.cases import STILLINGER_WEBER, Potential
-from alchemi_bridge.parity.lammps_path import numbers_of
+from alchemi_bridge.parity.lammps_worker import numbers_of
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -7,15 +7,12 @@ LAMMPS: see :meth:`alchemi_bridge.engines.lammps_box.LammpsBox.step`.
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
 
 from alchemi_bridge.engines import lammps_library, lammps_plugin
 from alchemi_bridge.errors import BridgeError, ConfigurationError, first_line
-from alchemi_bridge.parity.cases import LENNARD_JONES, STILLINGER_WEBER, Potential
-from alchemi_bridge.parity.lammps_worker import keywords
+from alchemi_bridge.parity.cases import LENNARD_JONES, STILLINGER_WEBER
+from alchemi_bridge.parity.lammps_worker import keywords, numbers_of
 from alchemi_bridge.parity.paths import Evaluator, Job, ParityPath, register
 from alchemi_bridge.parity.remote import RemoteEvaluator, Worker, worker
 
@@ -104,21 +101,6 @@ class NativePath(ParityPath):
         return RemoteEvaluator(
             _worker(self.name), "native", potential.name, numbers_of(potential), self.expected(job)
         )
-
-
-def numbers_of(potential: Potential) -> Mapping[str, Any]:
-    """All options of a potential, also those that the case leaves at their defaults.
-
-    They are read from the potential's signature, so that a changed default reaches LAMMPS, too.
-    """
-    from alchemi_bridge import potentials
-
-    functions: dict[str, Callable[..., Any]] = {
-        LENNARD_JONES: potentials.lennard_jones,
-        STILLINGER_WEBER: potentials.stillinger_weber,
-    }
-    known = inspect.signature(functions[potential.name]).parameters
-    return {name: value.default for name, value in known.items()} | dict(potential.options)
 
 
 register(LammpsPath())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from alchemi_bridge.engines import lammps_plugin
 from alchemi_bridge.engines.lammps_box import LammpsBox, PairCommands
 from alchemi_bridge.engines.lammps_library import start
 from alchemi_bridge.errors import ConfigurationError
-from alchemi_bridge.parity.cases import LENNARD_JONES
+from alchemi_bridge.parity.cases import LENNARD_JONES, STILLINGER_WEBER, Potential
 from alchemi_bridge.parity.paths import Evaluator
 from alchemi_bridge.parity.remote import serve
 from alchemi_bridge.parity.results import PathResult
@@ -120,6 +121,21 @@ def _variants(variants: Mapping[str, str | None]) -> list[str]:
 def _native(name: str, numbers: Mapping[str, Any], expected: Collection[str]) -> BoxEvaluator:
     pair = lennard_jones(numbers) if name == LENNARD_JONES else stillinger_weber(numbers)
     return BoxEvaluator(LammpsBox(pair), expected)
+
+
+def numbers_of(potential: Potential) -> Mapping[str, Any]:
+    """All options of a potential, also those that the case leaves at their defaults.
+
+    They are read from the potential's signature, so that a changed default reaches LAMMPS, too.
+    """
+    from alchemi_bridge import potentials
+
+    functions: dict[str, Callable[..., Any]] = {
+        LENNARD_JONES: potentials.lennard_jones,
+        STILLINGER_WEBER: potentials.stillinger_weber,
+    }
+    known = inspect.signature(functions[potential.name]).parameters
+    return {name: value.default for name, value in known.items()} | dict(potential.options)
 
 
 def lennard_jones(numbers: Mapping[str, Any]) -> PairCommands:
