@@ -289,12 +289,12 @@ def slab() -> Any:
 
 @check
 def single_precision() -> Any:
-    lmp = opened(
-        [*crystal("fcc 5.3", "20.0", False, "on"), f"pair_style alchemi {FOLDER}/net32.pt",
-         "pair_coeff * * 14", "run 0"]
-    )  # fmt: skip
-    found = lmp.get_thermo("pe") / lmp.get_natoms()
-    lmp.close()
+    found = []
+    for name in ("net32", "net"):
+        pair = (f"pair_style alchemi {FOLDER}/{name}.pt", "pair_coeff * * 14")
+        lmp = opened([*crystal("fcc 5.3", "20.0", False, "on"), *pair, "run 0"])
+        found.append(lmp.get_thermo("pe") / lmp.get_natoms())
+        lmp.close()
     return found
 
 
