@@ -11,14 +11,13 @@
 // r (x) (g(k) - g(reverse(k))) of its canonical entries to 9 numbers of its own; lists in one
 // direction hold these. An atom's own images push and pull it alike.
 template <typename T>
-AB_BODY int pair_gradient(int k, const int* reverse, const int* place, const T* gradients,
-                          double d[3])
+AB_BODY void pair_gradient(int k, const int* reverse, const int* place, const T* gradients,
+                           double d[3])
 {
     const long long here = place[k], there = place[reverse[k]];
     for (int m = 0; m < 3; ++m)
         d[m] = (here >= 0 ? (double)gradients[3 * here + m] : 0.0)
                - (there >= 0 ? (double)gradients[3 * there + m] : 0.0);
-    return here >= 0;
 }
 
 template <typename T>
@@ -26,6 +25,21 @@ AB_BODY void add_outer(const T* r, const double d[3], double w[9])
 {
     for (int a = 0; a < 3; ++a)
         for (int b = 0; b < 3; ++b) w[3 * a + b] += (double)r[a] * d[b];
+}
+
+// What a pair adds to the virial, d being its gradient. The vector is that of either direction: where
+// rows were left out, because their messages do not reach, the model may have got the reverse alone.
+template <typename T>
+AB_BODY void add_virial(int k, const int* reverse, const int* place, const T* vectors,
+                        const double d[3], double w[9])
+{
+    const long long here = place[k], there = place[reverse[k]];
+    if (here >= 0) {
+        add_outer(vectors + 3 * here, d, w);
+    } else if (there >= 0) {
+        const double back[3] = {-d[0], -d[1], -d[2]};
+        add_outer(vectors + 3 * there, back, w);
+    }
 }
 
 template <typename T>
@@ -52,10 +66,10 @@ AB_BODY void gather_row(long long i, const int* starts, const int* second, const
         const int j = second[k];
         if (!is_canonical(i, j, code[k], n_codes)) continue;
         double d[3];
-        const int here = pair_gradient(k, reverse, place, gradients, d);
+        pair_gradient(k, reverse, place, gradients, d);
         if (j != i)
             for (int m = 0; m < 3; ++m) f[m] += d[m];
-        if (virial && here) add_outer(vectors + 3 * (long long)place[k], d, w);
+        if (virial) add_virial(k, reverse, place, vectors, d, w);
     }
     for (int m = 0; m < 3; ++m) forces[3 * i + m] = (T)f[m];
     if (virial)
@@ -97,13 +111,13 @@ AB_BODY void scatter_row(long long i, const int* starts, const int* second, cons
         const int j = second[k];
         if (!is_canonical(i, j, code[k], n_codes)) continue;
         double d[3];
-        const int here = pair_gradient(k, reverse, place, gradients, d);
+        pair_gradient(k, reverse, place, gradients, d);
         if (j != i)
             for (int m = 0; m < 3; ++m) {
                 f[m] += d[m];
                 forces[3 * (long long)j + m] -= d[m];
             }
-        if (virial && here) add_outer(vectors + 3 * (long long)place[k], d, w);
+        if (virial) add_virial(k, reverse, place, vectors, d, w);
     }
     for (int m = 0; m < 3; ++m) forces[3 * i + m] = f[m];
     if (virial)

@@ -298,6 +298,116 @@ def single_precision() -> Any:
     return found
 
 
+@check
+def types_change_between_lists() -> Any:
+    """Monte Carlo of the composition in the middle of a list's life, and then a new list.
+
+    LAMMPS runs this fix with energies of the whole on one rank only, in a box of four cutoffs.
+    """
+    if RANKS > 1:
+        return {}
+    box = crystal("fcc 5.3", "39.948", False, "on", 6)
+    box = [line.replace("create_box 1", "create_box 2") for line in box]
+    box = [line.replace("mass 1", "mass *") for line in box]
+    lmp = opened(
+        [
+            *box,
+            "set group all type/fraction 2 0.5 7",
+            f"pair_style alchemi {FOLDER}/mixture.pt",
+            "pair_coeff * * 18 36",
+            "neigh_modify delay 10",
+            "fix mc all sgcmc 2 0.1 300.0 0.01 randseed 11",
+            "velocity all create 60 11",
+            "fix nve all nve",
+            "timestep 0.002",
+            "thermo_style custom step pe " + " ".join(PRESSURES),
+            "run 5",
+        ]
+    )
+    with_old, accepted = state(lmp), lmp.extract_fix("mc", 0, 1, 0)
+    assert accepted > 0
+    lmp.command("unfix mc")
+    lmp.command("run 0")
+    with_new = state(lmp)
+    lmp.close()
+    return deviation(with_old, with_new)
+
+
+@check
+def exclusions_of_others() -> Any:
+    """Pairs that the model does not see anyway may be left out."""
+    box = crystal("fcc 5.3", "39.948", False, "on")
+    box = [line.replace("create_box 1", "create_box 2") for line in box]
+    box = [line.replace("mass 1", "mass *") for line in box]
+    values = []
+    for more in ([], ["neigh_modify exclude type 2 2"]):
+        lmp = opened(
+            [
+                *box,
+                "set group all type/fraction 2 0.5 7",
+                f"pair_style hybrid/overlay alchemi {FOLDER}/lj.pt zero 6.0",
+                "pair_coeff * * alchemi 18 NULL",
+                "pair_coeff * * zero",
+                *more,
+                "run 0",
+            ]
+        )
+        values.append(lmp.get_thermo("pe"))
+        lmp.close()
+    return values
+
+
+@check
+def two_models() -> Any:
+    """Two models of different ranges at the same time: neither takes the other's ghosts away."""
+    alone = []
+    for name in ("net", "short-long"):
+        lmp = argon(f"pair_style alchemi {FOLDER}/{name}.pt", "pair_coeff * * 14", "run 0")
+        alone.append(lmp.get_thermo("pe"))
+        lmp.close()
+    lmp = argon(
+        f"pair_style hybrid/overlay alchemi {FOLDER}/short-long.pt alchemi {FOLDER}/net.pt",
+        "pair_coeff * * alchemi 1 14",
+        "pair_coeff * * alchemi 2 14",
+        "run 0",
+    )
+    both = lmp.get_thermo("pe")
+    lmp.close()
+    return {"sum": sum(alone), "both": both}
+
+
+@check
+def plane() -> Any:
+    """In two dimensions LAMMPS calls z periodic."""
+    found = []
+    for pair in (NATIVE, BRIDGE):
+        lmp = opened(
+            [
+                "units metal",
+                "dimension 2",
+                "atom_modify map array",
+                "lattice hex 3.8",
+                "region box block 0 6 0 4 -0.5 0.5",
+                "create_box 1 box",
+                "create_atoms 1 box",
+                "mass 1 39.948",
+                "reset_atoms id sort yes",
+                "displace_atoms all random 0.1 0.1 0 37",
+                "neighbor 1.0 bin",
+                *pair,
+                "velocity all create 60 11",
+                "fix nve all nve",
+                "fix flat all enforce2d",
+                "timestep 0.002",
+                "thermo_style custom step pe " + " ".join(PRESSURES),
+                "run 30",
+            ]
+        )
+        found.append(state(lmp))
+        lmp.close()
+    return deviation(found[1], found[0])
+
+
 # --- keywords -------------------------------------------------------------------------------------
 
 
@@ -374,6 +484,15 @@ def refused(*commands: str, box: list[str] | None = None) -> str:
     return text
 
 
+def after_an_error() -> str:
+    """A model that can not be loaded takes the last one with it."""
+    lmp = opened([*crystal("fcc 5.3", "39.948", False, "on"), *BRIDGE])
+    assert said(lambda: lmp.command(f"pair_style alchemi {FOLDER}/none.pt"))
+    text = said(lambda: lmp.command("pair_coeff * * 18"))
+    lmp.close()
+    return text
+
+
 @check
 def errors() -> Any:
     coeff = "pair_coeff * * 18"
@@ -390,6 +509,11 @@ def errors() -> Any:
         "inputs": refused(f"pair_style alchemi {FOLDER}/charge.pt"),
         "units": refused(lj, box=["units lj", "region b block 0 9 0 9 0 9", "create_box 1 b"]),
         "exclude": refused(lj, coeff, "neigh_modify exclude type 1 1", "run 0"),
+        "after an error": after_an_error(),
+        "multi": refused(
+            "neighbor 1.0 multi", f"pair_style alchemi {FOLDER}/net.pt", "pair_coeff * * 14",
+            "run 0",
+        ),
         "stale": refused(
             lj, coeff, "velocity all create 9000 5", "fix nve all nve", "timestep 0.01",
             "neigh_modify every 1000 check no", "run 500",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo
+from zoo_messages import two_lists
 
 from alchemi_bridge import potentials
 from alchemi_bridge.parity.cases import STILLINGER_WEBER, Potential
@@ -26,6 +27,16 @@ def export_models(folder: Path) -> None:
         cutoff=6.0,
         truncation="energy-shift",
     )
+    potentials.export(
+        "lennard_jones",
+        folder / "mixture.pt",
+        types=[18, 36],
+        epsilon=[0.0104, 0.0140],
+        sigma=[3.4, 3.6],
+        pairs={(18, 36): (0.0120, 3.5)},
+        cutoff=6.0,
+        truncation="energy-shift",
+    )
     potentials.export("stillinger_weber", folder / "sw.pt")
     potentials.export("message_passing", folder / "net.pt")
     potentials.export("message_passing", folder / "net32.pt", dtype="float32")
@@ -33,6 +44,8 @@ def export_models(folder: Path) -> None:
                  "per_system_only"):  # fmt: skip
         zoo.save(getattr(zoo, name)(), folder, name)
     zoo.save(zoo.extra_inputs("charge"), folder, "charge")
+    zoo.save(two_lists(3.0, 5.0), folder, "short-long")
+    zoo.save(two_lists(5.0, 3.0), folder, "long-short")
     numbers = numbers_of(Potential(STILLINGER_WEBER))
     order = ("epsilon", "sigma", "a", "lam", "gamma", "costheta0", "A", "B", "p", "q")
     values = " ".join(repr(float(numbers[name])) for name in order)

@@ -75,13 +75,13 @@ def test_agreement(n_ranks: int, folder: Path) -> None:
             for name, value in twins[case][when].items():
                 limit = SAME_PLACE if name == "positions" else SAME
                 assert value <= limit, (case, when, name)
-    assert len(found["nets"]) == 4
+    assert len(found["nets"]) == 12
     for case, values in found["nets"].items():
-        expected = alone["nets"][case.replace("-off", "-on")]
+        expected = alone["nets"][case.removesuffix("-off").removesuffix("-on") + "-on"]
         per_atom = abs(values["energy"] - expected["energy"]) / len(values["energies"])
         assert per_atom <= SAME_ENERGY, case
         same_state(values, expected, ("forces", "energies", "pressure"))
-    nets_in_ase(alone["nets"], folder)
+    nets_in_ase({name: net for name, net in alone["nets"].items() if "net-c" in name}, folder)
 
 
 def nets_in_ase(nets: dict[str, Any], folder: Path) -> None:
@@ -158,7 +158,8 @@ ERRORS = {
     "inputs": "asks for charge",
     "units": "expected units metal, real, si or electron, got units lj",
     "exclude": "neigh_modify exclude",
-    "stale": "expected displacements since the search of at most",
+    "stale": "neigh_modify every 1 delay 0 check yes",
+    "after an error": "expected a model, got none",
     "lost": "Lost atoms",
     "energies": "energy of each atom: expected a model whose output 'energy' is per atom",
 }
@@ -167,11 +168,12 @@ ERRORS = {
 def errors(n_ranks: int) -> Any:
     expected = dict(ERRORS)
     if n_ranks == 1:
-        expected["ghosts"] = ""
+        expected["ghosts"] = expected["multi"] = ""
         expected["virials"] = (
             "virial of each atom: expected a model whose energy depends on the pair"
         )
     else:
+        expected["multi"] = "expected neighbor style bin or nsq"
         # cutoff 4, three layers, skin 1, and a hundredth of both
         expected["ghosts"] = "expected ghost atoms as far as 13.13 (interaction range 12, skin 1"
         expected["virials"] = f"expected a model with a finite interaction range on {n_ranks} ranks"
@@ -195,6 +197,14 @@ def fails_on_one_rank(value: Any) -> None:
     assert "pair style alchemi" in value
     assert "atoms 2 and 1" in value or "atoms 1 and 2" in value
     assert "expected a distance of at least" in value
+
+
+def exclusions_of_others(value: Any) -> None:
+    assert value[1] == pytest.approx(value[0], rel=SAME)
+
+
+def two_models(value: Any) -> None:
+    assert value["both"] == pytest.approx(value["sum"], rel=SAME)
 
 
 def single_precision(value: Any) -> None:
@@ -258,6 +268,10 @@ def checks_of_features(n_ranks: int, folder: Path) -> dict[str, Any]:
         "small_box": as_serial("small_box", n_ranks, folder),
         "empty_ranks": as_serial("empty_ranks", n_ranks, folder),
         "slab": of_each,
+        "plane": all_small,
+        "types_change_between_lists": all_small,
+        "exclusions_of_others": exclusions_of_others,
+        "two_models": two_models,
         "single_precision": single_precision,
         "keywords": keywords,
         "direct_stress": direct_stress(n_ranks, folder),

@@ -160,6 +160,8 @@ class LammpsExternal:
 
     def _cell(self) -> Cell:
         low, high, xy, yz, xz, periodic, _ = self._lmp.extract_box()
+        if self._lmp.extract_setting("dimension") == 2:
+            periodic = [*periodic[:2], 0]  # LAMMPS says that z is, and makes no images there
         x, y, z = (b - a for a, b in zip(low, high, strict=True))
         return Cell.of([[x, 0.0, 0.0], [xy, y, 0.0], [xz, yz, z]], [bool(p) for p in periodic])
 

@@ -29,7 +29,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <unordered_map>
+#include <unordered_set>
 
 using namespace LAMMPS_NS;
 
@@ -38,9 +40,9 @@ namespace {
 // An atom whose energy does not count never takes the place of one whose energy does, however near.
 constexpr double NEVER_THERE = 1.0e-6;
 
-// Lists and ghosts of several ranks reach farther by this fraction. The bridge lets a list go when the
-// box has shrunk so far, or an atom moved against it, that a pair may be missing; LAMMPS measures that
-// otherwise, and must not be refused where it sees no need for a new list.
+// Lists and ghosts reach farther by this fraction. The bridge refuses a list when an atom moved, or the
+// box has shrunk, so far that a pair may be missing; LAMMPS measures that otherwise, and looks at it
+// not in every step if it is told so.
 constexpr double SHRINKING = 0.01;
 
 constexpr int MESSAGE_SIZE = 4096;
@@ -88,6 +90,18 @@ ab_array array_of(const std::vector<int32_t> &values)
                   {static_cast<int64_t>(values.size())});
 }
 
+// The ghost cutoff that these styles have set, of each LAMMPS of this process, and how many there are.
+struct GhostRange {
+  double value = 0.0;
+  int styles = 0;
+};
+
+std::map<const Comm *, GhostRange> &ghost_ranges()
+{
+  static std::map<const Comm *, GhostRange> ranges;
+  return ranges;
+}
+
 // The library with the function table: named by whoever started this process, or known from the build.
 const ab_functions *load_bridge(std::string &problem)
 {
@@ -114,9 +128,10 @@ const ab_functions *load_bridge(std::string &problem)
 /* ---------------------------------------------------------------------- */
 
 PairAlchemi::PairAlchemi(LAMMPS *lmp) :
-    Pair(lmp), bridge(nullptr), provider(nullptr), needs(), ghost_range_set(0.0), n_builds(-1),
-    first(true), n_atoms(0), has_subset(false), sends_virial(false)
+    Pair(lmp), bridge(nullptr), provider(nullptr), needs(), own_comm(comm), n_builds(-1),
+    first(true), n_atoms(0), has_subset(false), sends_virial(false), asks_virials(false)
 {
+  ++ghost_ranges()[own_comm].styles;
   single_enable = 0;
   restartinfo = 1;
   one_coeff = 1;
@@ -131,8 +146,12 @@ PairAlchemi::PairAlchemi(LAMMPS *lmp) :
 PairAlchemi::~PairAlchemi()
 {
   close();
-  if (ghost_range_set > 0.0 && comm && comm->cutghostuser == ghost_range_set)
-    comm->cutghostuser = 0.0;
+  GhostRange &ours = ghost_ranges()[own_comm];
+  if (--ours.styles == 0) {
+    // LAMMPS takes its parts down in its own order: comm may be gone
+    if (comm && ours.value > 0.0 && comm->cutghostuser == ours.value) comm->cutghostuser = 0.0;
+    ghost_ranges().erase(own_comm);
+  }
   if (allocated && !copymode) {
     memory->destroy(setflag);
     memory->destroy(cutsq);
@@ -144,6 +163,14 @@ void PairAlchemi::close()
 {
   if (provider) bridge->close(provider);
   provider = nullptr;
+  needs = {};    // it points into what was closed
+}
+
+void PairAlchemi::require_provider()
+{
+  if (!provider)
+    error->all(FLERR, "pair style alchemi: expected a model, got none, since the last pair_style "
+                      "command failed; give a model that can be loaded");
 }
 
 /* ----------------------------------------------------------------------
@@ -161,8 +188,14 @@ void PairAlchemi::agree(int32_t code, const char *own_message)
   if (failed == comm->nprocs) return;
   char text[MESSAGE_SIZE] = "";
   if (comm->me == failed) {
-    const char *message = own_message ? own_message : bridge->message();
-    strncpy(text, message, sizeof text - 1);
+    std::string message = own_message ? own_message : bridge->message();
+    if (code == AB_ERROR_STALE)
+      message = message.substr(0, message.rfind(';')) +
+          "; look for it in every step (neigh_modify every 1 delay 0 check yes), or take a larger skin "
+          "(neighbor command)";
+    else if (code == AB_ERROR_MODEL && asks_virials)
+      message += " (virials of atoms are wanted by compute stress/atom, for example)";
+    strncpy(text, message.c_str(), sizeof text - 1);
   }
   if (comm->nprocs > 1) {
     MPI_Bcast(text, sizeof text, MPI_CHAR, failed, world);
@@ -276,12 +309,13 @@ void PairAlchemi::open()
 
 void PairAlchemi::coeff(int narg, char **arg)
 {
+  require_provider();
   if (!allocated) allocate();
   const int n_types = atom->ntypes;
   if (narg != 2 + n_types || strcmp(arg[0], "*") != 0 || strcmp(arg[1], "*") != 0)
     error->all(FLERR,
-               "pair_coeff for pair style alchemi: expected * * and an atomic number (or NULL) for "
-               "each of {} atom types, got {} arguments",
+               "pair_coeff for pair style alchemi: expected * * and an atomic number for each of {} "
+               "atom types (or NULL, in hybrid styles), got {} arguments",
                n_types, narg);
   species.assign(arg + 2, arg + narg);
   number_of_type.assign(n_types + 1, 0);
@@ -297,8 +331,8 @@ void PairAlchemi::coeff(int narg, char **arg)
       for (int k = 0; k < needs.n_types; ++k)
         known_types += (k ? " " : "") + std::to_string(needs.types[k]);
       error->all(FLERR,
-                 "pair_coeff for pair style alchemi: expected atomic numbers that the model knows "
-                 "({}), or NULL, got {} for type {}",
+                 "pair_coeff for pair style alchemi: expected an atomic number that the model knows "
+                 "({}), or NULL, got {} for type {}; numbers, not symbols",
                  known_types, word, type);
     }
     number_of_type[type] = static_cast<int32_t>(number);
@@ -340,7 +374,8 @@ bool PairAlchemi::needs_ghost_rows() const
 
 double PairAlchemi::slack() const
 {
-  return comm->nprocs > 1 ? SHRINKING * (needs.halo_range + neighbor->skin) : 0.0;
+  const double range = std::isfinite(needs.halo_range) ? needs.halo_range : needs.pair_range;
+  return SHRINKING * (range + neighbor->skin);
 }
 
 double PairAlchemi::ghost_range() const
@@ -350,6 +385,7 @@ double PairAlchemi::ghost_range() const
 
 void PairAlchemi::init_style()
 {
+  require_provider();
   if (!atom->tag_enable)
     error->all(FLERR, "pair style alchemi: expected atoms with IDs, got none; use atom_modify id yes");
   if (comm->nprocs > 1 && !std::isfinite(needs.halo_range))
@@ -379,53 +415,83 @@ double PairAlchemi::init_one(int i, int j)
 // and those of bonded atoms, which are left out where both factors are zero.
 void PairAlchemi::require_lists_without_holes()
 {
-  if (neighbor->exclude_setting())
-    error->all(FLERR, "pair style alchemi: expected neighbor lists with all pairs, got neigh_modify "
-                      "exclude; use hybrid/overlay with NULL for types that the model must not see");
-  int mine = 0, any = 0;
-  bool left_out = false;
-  for (int k = 1; k <= 3; ++k)
-    left_out = left_out || (force->special_lj[k] == 0.0 && force->special_coul[k] == 0.0);
-  if (atom->molecular == Atom::MOLECULAR && left_out) {
-    std::unordered_map<tagint, bool> seen;
-    for (int i = 0; i < atom->nlocal + atom->nghost; ++i)
-      if (number_of_type[atom->type[i]]) seen[atom->tag[i]] = true;
-    for (int i = 0; i < atom->nlocal && !mine; ++i) {
-      if (!number_of_type[atom->type[i]]) continue;
-      int from = 0;
-      for (int k = 1; k <= 3; ++k) {
-        const int to = atom->nspecial[i][k - 1];
-        if (force->special_lj[k] == 0.0 && force->special_coul[k] == 0.0)
-          for (int m = from; m < to; ++m)
-            if (seen.count(atom->special[i][m])) mine = 1;
-        from = to;
-      }
-    }
-  }
-  MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world);
-  if (any)
+  int mine[2] = {excludes_pairs() ? 1 : 0, leaves_out_bonds() ? 1 : 0}, any[2];
+  MPI_Allreduce(mine, any, 2, MPI_INT, MPI_MAX, world);
+  if (any[0])
+    error->all(FLERR, "pair style alchemi: expected neighbor lists with all pairs of the model's "
+                      "atoms, got exclusions among them (neigh_modify exclude, or a fix that makes "
+                      "one); exclude pairs with other atoms only");
+  if (any[1])
     error->all(FLERR, "pair style alchemi: expected neighbor lists with all pairs of the model's "
                       "atoms, got special_bonds that leave out bonded ones; use special_bonds with "
                       "1.0, or with a factor such as 1.0e-50 where others need them off");
+}
+
+bool PairAlchemi::excludes_pairs() const
+{
+  if (!neighbor->exclude_setting()) return false;
+  for (int k = 0; k < neighbor->nex_type; ++k)
+    if (number_of_type[neighbor->ex1_type[k]] && number_of_type[neighbor->ex2_type[k]]) return true;
+  auto has = [this](int bit) {
+    for (int i = 0; i < atom->nlocal + atom->nghost; ++i)
+      if (number_of_type[atom->type[i]] && (atom->mask[i] & bit)) return true;
+    return false;
+  };
+  for (int k = 0; k < neighbor->nex_group; ++k)
+    if (has(neighbor->ex1_bit[k]) && has(neighbor->ex2_bit[k])) return true;
+  for (int k = 0; k < neighbor->nex_mol; ++k)
+    if (has(neighbor->ex_mol_bit[k])) return true;
+  return false;
+}
+
+bool PairAlchemi::leaves_out_bonds() const
+{
+  bool left_out = false;
+  for (int k = 1; k <= 3; ++k) left_out = left_out || neighbor->special_flag[k] == 0;
+  if (!left_out || atom->molecular == Atom::ATOMIC) return false;
+  std::unordered_set<tagint> seen;
+  for (int i = 0; i < atom->nlocal + atom->nghost; ++i)
+    if (number_of_type[atom->type[i]]) seen.insert(atom->tag[i]);
+  for (int i = 0; i < atom->nlocal; ++i) {
+    if (!number_of_type[atom->type[i]]) continue;
+    if (atom->molecular == Atom::TEMPLATE) {
+      if (atom->molindex[i] >= 0) return true;    // bonds are those of the template
+      continue;
+    }
+    int from = 0;
+    for (int k = 1; k <= 3; ++k) {
+      const int to = atom->nspecial[i][k - 1];
+      if (neighbor->special_flag[k] == 0)
+        for (int m = from; m < to; ++m)
+          if (seen.count(atom->special[i][m])) return true;
+      from = to;
+    }
+  }
+  return false;
 }
 
 // With messages, ghosts must be there as far as the model reaches from any home atom, and the skin
 // beyond. Without, those that the neighbor list needs are enough, and LAMMPS sees to them.
 void PairAlchemi::require_ghosts()
 {
-  if (ghost_range_set > 0.0 && comm->cutghostuser == ghost_range_set) comm->cutghostuser = 0.0;
-  ghost_range_set = 0.0;
   if (!needs_ghost_rows()) return;
   if (comm->mode != Comm::SINGLE)
     error->all(FLERR, "pair style alchemi: expected comm_modify mode single on several ranks, got "
                       "another mode; a model needs all atoms within one range");
-  if (comm->cutghostuser > 0.0 && comm->cutghostuser < ghost_range())
+  if (neighbor->style != Neighbor::BIN && neighbor->style != Neighbor::NSQ)
+    error->all(FLERR, "pair style alchemi: expected neighbor style bin or nsq for a model with messages "
+                      "on several ranks, got another one, which LAMMPS has not with ghosts; use "
+                      "neighbor ... bin");
+  GhostRange &ours = ghost_ranges()[comm];
+  const bool by_user = comm->cutghostuser > 0.0 && comm->cutghostuser != ours.value;
+  if (by_user && comm->cutghostuser < ghost_range())
     error->all(FLERR,
                "pair style alchemi: expected ghost atoms as far as {:.6g} (interaction range {:.6g}, skin "
                "{:.6g} and {:.3g} for a shrinking box), got comm_modify cutoff {:.6g}; raise it, or leave "
                "it out",
                ghost_range(), needs.halo_range, neighbor->skin, slack(), comm->cutghostuser);
-  if (comm->cutghostuser <= 0.0) comm->cutghostuser = ghost_range_set = ghost_range();
+  // several of these styles share one setting
+  if (!by_user) comm->cutghostuser = ours.value = std::max(ours.value, ghost_range());
 }
 
 /* ----------------------------------------------------------------------
@@ -437,7 +503,8 @@ void PairAlchemi::fill_cell(double *cell, int32_t *periodic) const
   const double *h = domain->h;
   const double rows[9] = {h[0], 0.0, 0.0, h[5], h[1], 0.0, h[4], h[3], h[2]};
   for (int d = 0; d < 3; ++d) {
-    periodic[d] = domain->periodicity[d];
+    // in two dimensions LAMMPS calls z periodic, and makes no images there
+    periodic[d] = domain->periodicity[d] && !(d == 2 && domain->dimension == 2);
     for (int m = 0; m < 3; ++m) cell[3 * d + m] = periodic[d] ? rows[3 * d + m] : 0.0;
   }
 }
@@ -528,15 +595,59 @@ void PairAlchemi::collect_rows()
   if (!list->ghost) return;
   for (int k = list->inum; k < list->inum + list->gnum; ++k) {
     const int i = list->ilist[k];
-    if (owners[i] == i && margin[i] >= needs.pair_range) rows.push_back(i);
+    // which of the model's lists they belong to is for the bridge to say: cutoffs may differ
+    if (owners[i] == i && margin[i] > 0.0) rows.push_back(i);
   }
 }
 
-void PairAlchemi::hand_over_pairs()
+// Where local atoms and the box are when a list is built.
+void PairAlchemi::remember_places()
+{
+  const double *x = atom->nlocal ? atom->x[0] : nullptr;
+  built_x.assign(x, x + 3 * static_cast<size_t>(atom->nlocal));
+  std::copy(domain->h, domain->h + 6, built_h);
+  std::copy(domain->boxlo, domain->boxlo + 3, built_low);
+}
+
+// By how much two atoms, or their images, can have come nearer to each other since.
+double PairAlchemi::moved_since_build() const
+{
+  double farthest = 0.0, all;
+  for (size_t i = 0; i < built_x.size() / 3; ++i) {
+    double sum = 0.0;
+    for (int d = 0; d < 3; ++d) sum += pow(atom->x[i][d] - built_x[3 * i + d], 2);
+    farthest = std::max(farthest, sum);
+  }
+  MPI_Allreduce(&farthest, &all, 1, MPI_DOUBLE, MPI_MAX, world);
+  // corners of the box: what its images move by is the difference of two of them
+  double corner = 0.0, dh[6], low[3];
+  for (int k = 0; k < 6; ++k) dh[k] = domain->h[k] - built_h[k];
+  for (int d = 0; d < 3; ++d) low[d] = domain->boxlo[d] - built_low[d];
+  for (int c = 0; c < 8; ++c) {
+    const double a = c & 1, b = c >> 1 & 1, e = c >> 2;
+    const double x = low[0] + a * dh[0] + b * dh[5] + e * dh[4];
+    const double y = low[1] + b * dh[1] + e * dh[3], z = low[2] + e * dh[2];
+    corner = std::max(corner, sqrt(x * x + y * y + z * z));
+  }
+  return 2.0 * (sqrt(all) + corner);
+}
+
+// Some fixes change types between two builds.
+bool PairAlchemi::types_changed() const
+{
+  int mine = 0, any = 0;
+  for (int i = 0; i < n_atoms; ++i) mine |= numbers[i] != number_of_type[atom->type[i]];
+  if (comm->nprocs == 1) return mine != 0;
+  MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world);
+  return any != 0;
+}
+
+// `moved` is what a list that is not new any more has lost of its reach.
+void PairAlchemi::hand_over_pairs(double moved)
 {
   const int n_local = atom->nlocal, n_all = n_local + atom->nghost;
   const bool alone = comm->nprocs == 1;
-  if (first) require_lists_without_holes();
+  if (first || neighbor->exclude_setting()) require_lists_without_holes();
   if (needs_ghost_rows() && comm->get_comm_cutoff() < ghost_range())
     error->all(FLERR,
                "pair style alchemi: expected ghost atoms as far as {:.6g} (interaction range {:.6g} and "
@@ -572,7 +683,7 @@ void PairAlchemi::hand_over_pairs()
   pairs.kind = AB_PAIRS_GHOSTS;
   fill_cell(pairs.cell, pairs.periodic);
   pairs.full = 1;
-  pairs.reach = needs.pair_range + neighbor->skin + slack();
+  pairs.reach = std::max(needs.pair_range, needs.pair_range + neighbor->skin + slack() - moved);
   pairs.n_local = n_local;
   pairs.index_mask = NEIGHMASK;
   pairs.owners = array_of(owners);
@@ -599,7 +710,12 @@ void PairAlchemi::hand_over_pairs()
 void PairAlchemi::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
-  if (first || neighbor->ago == 0 || neighbor->ncalls != n_builds) hand_over_pairs();
+  if (first || neighbor->ago == 0 || neighbor->ncalls != n_builds) {
+    remember_places();
+    hand_over_pairs(0.0);
+  } else if (types_changed()) {
+    hand_over_pairs(moved_since_build());
+  }
 
   const int n_local = atom->nlocal, n_all = n_local + atom->nghost;
   // with newton off nobody sends forces on ghosts home but us, and nobody has set them to zero
@@ -628,7 +744,9 @@ void PairAlchemi::compute(int eflag, int vflag)
     virial_buffer.assign(9 * static_cast<size_t>(std::max(n_all, 1)), 0.0);
     out.virials = array_of(virial_buffer.data(), AB_FLOAT64, {n_atoms, 3, 3});
   }
+  asks_virials = vflag_atom != 0;
   agree(bridge->compute(provider, &step, &out), nullptr);
+  asks_virials = false;
 
   if (by_hand) {
     sends_virial = vflag_atom != 0;

@@ -49,7 +49,7 @@ class PairAlchemi : public Pair {
   std::vector<std::string> arguments;        // of pair_style
   std::vector<std::string> species;          // of pair_coeff
   std::vector<int32_t> number_of_type;       // atomic numbers, 0 for types that the model does not see
-  double ghost_range_set;                    // comm cutoff that was set here, 0 for none
+  const class Comm *own_comm;                // which LAMMPS this belongs to
 
   // what was made of the last neighbor list
   bigint n_builds;
@@ -58,9 +58,11 @@ class PairAlchemi : public Pair {
   std::vector<int32_t> numbers, owners, rows, subset, selected;
   std::vector<double> margin;
   bool has_subset;
+  std::vector<double> built_x;               // local atoms and box when the list was built
+  double built_h[6], built_low[3];
 
   std::vector<double> force_buffer, virial_buffer;
-  bool sends_virial;
+  bool sends_virial, asks_virials;
   std::vector<std::string> warnings;         // of this rank, until all ranks have met
 
   void open();
@@ -73,9 +75,15 @@ class PairAlchemi : public Pair {
   bool needs_ghost_rows() const;
   double slack() const;
   double ghost_range() const;
+  void require_provider();
   void require_lists_without_holes();
+  bool excludes_pairs() const;
+  bool leaves_out_bonds() const;
   void require_ghosts();
-  void hand_over_pairs();
+  void remember_places();
+  double moved_since_build() const;
+  bool types_changed() const;
+  void hand_over_pairs(double);
   void find_owners();
   void find_margins();
   void collect_rows();
