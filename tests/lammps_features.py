@@ -330,7 +330,9 @@ def types_change_between_lists() -> Any:
     lmp.command("run 0")
     with_new = state(lmp)
     lmp.close()
-    return deviation(with_old, with_new)
+    found = deviation(with_old, with_new)
+    del found["positions"]  # a new list comes with atoms put back into the box
+    return found
 
 
 @check

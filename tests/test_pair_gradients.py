@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import brute_force
 import numpy as np
@@ -48,6 +48,7 @@ class PairWorld:
     cell: torch.Tensor
     candidates: Candidates
     full_list: bool
+    cutoff: float = float("inf")
 
     def requested(self, positions: torch.Tensor, cell: torch.Tensor) -> RequestedPairs:
         """All of the pairs, as the model gets them."""
@@ -56,7 +57,7 @@ class PairWorld:
             self.candidates,
             positions,
             offsets,
-            cutoff=float("inf"),
+            cutoff=self.cutoff,
             full_list=self.full_list,
             dtype=positions.dtype,
         )
@@ -202,6 +203,31 @@ def test_forces_and_virial_against_differences(world: PairWorld, way: str) -> No
                 energy(positions @ plus, cell @ plus) - energy(positions @ minus, cell @ minus)
             ) / (2 * h)
             assert slope == pytest.approx(float(virial[a, b]), abs=DIFFERENCE_TOLERANCE)
+
+
+def test_rows_that_are_left_out(world: PairWorld, way: str) -> None:
+    """Of several ranks: the model may be given one direction of a pair only, and any of the two."""
+    rng, n_atoms = np.random.default_rng(8), len(world.positions)
+    margin = torch.from_numpy(rng.choice([0.0, 1e9], n_atoms))
+    cut = replace(world, candidates=replace(world.candidates, margin=margin), cutoff=1e6)
+    with using(way):
+        pairs = cut.requested(world.positions, world.cell)
+        assert 0 < len(pairs.samples) < len(world.requested(world.positions, world.cell).samples)
+        gradients = torch.from_numpy(rng.normal(size=(len(pairs.samples), 3)))
+        forces = torch.zeros_like(world.positions)
+        virial = torch.zeros((n_atoms, 9), dtype=torch.float64)
+        gather_forces(pairs, gradients, forces, virial)
+    samples = pairs.samples.numpy()
+    expected = np.zeros((n_atoms, 3))
+    np.add.at(expected, samples[:, 0], gradients.numpy())
+    np.add.at(expected, samples[:, 1], -gradients.numpy())
+    np.testing.assert_allclose(forces.numpy(), expected, rtol=0, atol=SUM_TOLERANCE)
+    np.testing.assert_allclose(
+        virial.sum(dim=0).reshape(3, 3).numpy(),
+        pairs.vectors.numpy().T @ gradients.numpy(),
+        rtol=0,
+        atol=SUM_TOLERANCE * len(samples),
+    )
 
 
 @pytest.mark.parametrize("full", [True, False])
