@@ -96,9 +96,9 @@ struct GhostRange {
   int styles = 0;
 };
 
-std::map<const Comm *, GhostRange> &ghost_ranges()
+std::map<const LAMMPS *, GhostRange> &ghost_ranges()
 {
-  static std::map<const Comm *, GhostRange> ranges;
+  static std::map<const LAMMPS *, GhostRange> ranges;
   return ranges;
 }
 
@@ -128,10 +128,10 @@ const ab_functions *load_bridge(std::string &problem)
 /* ---------------------------------------------------------------------- */
 
 PairAlchemi::PairAlchemi(LAMMPS *lmp) :
-    Pair(lmp), bridge(nullptr), provider(nullptr), needs(), own_comm(comm), n_builds(-1),
-    first(true), n_atoms(0), has_subset(false), sends_virial(false), asks_virials(false)
+    Pair(lmp), bridge(nullptr), provider(nullptr), needs(), n_builds(-1), first(true), n_atoms(0),
+    has_subset(false), sends_virial(false), asks_virials(false)
 {
-  ++ghost_ranges()[own_comm].styles;
+  ++ghost_ranges()[lmp].styles;
   single_enable = 0;
   restartinfo = 1;
   one_coeff = 1;
@@ -146,11 +146,11 @@ PairAlchemi::PairAlchemi(LAMMPS *lmp) :
 PairAlchemi::~PairAlchemi()
 {
   close();
-  GhostRange &ours = ghost_ranges()[own_comm];
+  GhostRange &ours = ghost_ranges()[lmp];
   if (--ours.styles == 0) {
     // LAMMPS takes its parts down in its own order: comm may be gone
     if (comm && ours.value > 0.0 && comm->cutghostuser == ours.value) comm->cutghostuser = 0.0;
-    ghost_ranges().erase(own_comm);
+    ghost_ranges().erase(lmp);
   }
   if (allocated && !copymode) {
     memory->destroy(setflag);
@@ -482,7 +482,7 @@ void PairAlchemi::require_ghosts()
     error->all(FLERR, "pair style alchemi: expected neighbor style bin or nsq for a model with messages "
                       "on several ranks, got another one, which LAMMPS has not with ghosts; use "
                       "neighbor ... bin");
-  GhostRange &ours = ghost_ranges()[comm];
+  GhostRange &ours = ghost_ranges()[lmp];
   const bool by_user = comm->cutghostuser > 0.0 && comm->cutghostuser != ours.value;
   if (by_user && comm->cutghostuser < ghost_range())
     error->all(FLERR,

@@ -49,7 +49,6 @@ class PairAlchemi : public Pair {
   std::vector<std::string> arguments;        // of pair_style
   std::vector<std::string> species;          // of pair_coeff
   std::vector<int32_t> number_of_type;       // atomic numbers, 0 for types that the model does not see
-  const class Comm *own_comm;                // which LAMMPS this belongs to
 
   // what was made of the last neighbor list
   bigint n_builds;
