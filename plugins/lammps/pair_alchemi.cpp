@@ -40,9 +40,9 @@ namespace {
 // An atom whose energy does not count never takes the place of one whose energy does, however near.
 constexpr double NEVER_THERE = 1.0e-6;
 
-// Lists and ghosts reach farther by this fraction. The bridge refuses a list when an atom moved, or the
-// box has shrunk, so far that a pair may be missing; LAMMPS measures that otherwise, and looks at it
-// not in every step if it is told so.
+// Lists and ghosts of several ranks reach farther by this fraction. The bridge refuses a list when the
+// box has shrunk so far, or an atom moved against it, that a pair may be missing; LAMMPS measures that
+// otherwise, and must not be refused where it sees no need for a new list.
 constexpr double SHRINKING = 0.01;
 
 constexpr int MESSAGE_SIZE = 4096;
@@ -374,8 +374,7 @@ bool PairAlchemi::needs_ghost_rows() const
 
 double PairAlchemi::slack() const
 {
-  const double range = std::isfinite(needs.halo_range) ? needs.halo_range : needs.pair_range;
-  return SHRINKING * (range + neighbor->skin);
+  return comm->nprocs > 1 ? SHRINKING * (needs.halo_range + neighbor->skin) : 0.0;
 }
 
 double PairAlchemi::ghost_range() const
