@@ -29,7 +29,12 @@ UNTESTED_VARIABLE = "ALCHEMI_BRIDGE_LAMMPS_UNTESTED"
 #: LAMMPS loads files from LAMMPS_PLUGIN_PATH whose names end in ``plugin.so``.
 NAME = "alchemi_plugin.so"
 
-SOURCES = ("lammps/pair_alchemi.cpp", "lammps/plugin.cpp")
+SOURCES = (
+    "lammps/pair_alchemi.cpp",
+    "lammps/pair_alchemi_lists.cpp",
+    "lammps/pair_alchemi_restart.cpp",
+    "lammps/plugin.cpp",
+)
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
