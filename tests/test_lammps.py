@@ -147,8 +147,8 @@ def uncertainty(value: Any) -> None:
 
 
 ERRORS = {
-    "types": "for each of 1 atom types, got 4 arguments",
-    "element": "atomic numbers that the model knows (18), or NULL, got 79 for type 1",
+    "types": "for each of 1 atom types (or NULL, in hybrid styles), got 4 arguments",
+    "element": "an atomic number that the model knows (18), or NULL, got 79 for type 1",
     "all NULL": "at least one atomic number",
     "no model": "expected an existing file",
     "no arguments": "expected the path of a metatomic model",
@@ -284,8 +284,9 @@ def checks_of_features(n_ranks: int, folder: Path) -> dict[str, Any]:
 
 # --- cost -----------------------------------------------------------------------------------------
 
-#: Microseconds beside the provider's own in a step that does not search, by number of atoms: 30 and
-#: 115 were measured on two shared cores of an AMD EPYC.
+#: Microseconds of the processor beside the provider's own in a step of LAMMPS that does not search,
+#: by number of atoms: 45 and 280 were measured on two shared cores of an AMD EPYC, of which 30 and
+#: 130 are the pair style's and the rest LAMMPS' own.
 OUTSIDE = {"864": 100.0, "10976": 600.0}
 
 #: MiB in 10,000 steps: less than a page of the list for each search.
