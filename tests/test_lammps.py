@@ -246,7 +246,7 @@ def direct_stress(n_ranks: int, folder: Path) -> Any:
     return check
 
 
-@pytest.mark.parametrize("n_ranks", [2, slow(4)])
+@pytest.mark.parametrize("n_ranks", [slow(2), slow(4)])
 def test_features(n_ranks: int, folder: Path) -> None:
     """On one rank, too, with which some are compared."""
     alone, found = serial("features", folder), found_by("features", n_ranks, folder)
