@@ -11,6 +11,7 @@ import ase.build
 import numpy as np
 import torch
 from metatomic.torch import AtomisticModel
+from zoo_messages import two_lists
 
 from alchemi_bridge import potentials
 from alchemi_bridge.bench.schnet import schnet_like
@@ -74,6 +75,10 @@ def cases() -> Iterator[tuple[str, AtomisticModel, ase.Atoms]]:
     molecule.pbc = False
     yield "net, molecule", net, molecule
     long = mixed(crystal("Si", (10, 1, 1)), net)
+    # in a triclinic box, with rows that one of two lists has and the other not
+    argon_long = sheared(crystal("Ar", (6, 2, 2)))
+    yield "two lists, short first", two_lists(3.0, 5.0), argon_long
+    yield "two lists, long first", two_lists(5.0, 3.0), argon_long
     yield "net, long box", schnet_like(n_layers=2, cutoff=4.0, dtype="float64"), long
 
 
