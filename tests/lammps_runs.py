@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import pytest
+from mpi_runs import skip_if
 
 from alchemi_bridge.compiling import find_compiler
 from alchemi_bridge.domain.ranks import environment_of_one
@@ -23,13 +22,7 @@ def missing() -> str:
     return "" if find_compiler() else "no C++ compiler"
 
 
-def _needed() -> str:
-    if missing() and os.environ.get("CI"):
-        raise RuntimeError(f"{missing()}: these tests must run in continuous integration")
-    return missing()
-
-
-needs_lammps = pytest.mark.skipif(bool(_needed()), reason=missing() or "there")
+needs_lammps = skip_if(missing())
 
 
 def run_script(source: str | Path, *arguments: object, timeout: float = 300.0) -> str:

@@ -26,13 +26,14 @@ def missing() -> str:
     return "" if mpiexec() else "no mpiexec"
 
 
-def _needed() -> str:
-    if missing() and os.environ.get("CI"):
-        raise RuntimeError(f"{missing()}: these tests must run in continuous integration")
-    return missing()
+def skip_if(missing: str) -> pytest.MarkDecorator:
+    """Mark of tests that are skipped if something is missing; in CI that is an error."""
+    if missing and os.environ.get("CI"):
+        raise RuntimeError(f"{missing}: these tests must run in continuous integration")
+    return pytest.mark.skipif(bool(missing), reason=missing or "there")
 
 
-needs_mpi = pytest.mark.skipif(bool(_needed()), reason=missing() or "there")
+needs_mpi = skip_if(missing())
 
 
 def slow(*values: object) -> Any:

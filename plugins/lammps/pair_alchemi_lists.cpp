@@ -120,6 +120,22 @@ void PairAlchemi::fill_cell(double *cell, int32_t *periodic) const
   }
 }
 
+// Bounds of the sub-domain in the coordinates in which it is a box: lamda coordinates if it is tilted.
+std::pair<const double *, const double *> PairAlchemi::sub_domain() const
+{
+  if (domain->triclinic) return {domain->sublo_lamda, domain->subhi_lamda};
+  return {domain->sublo, domain->subhi};
+}
+
+// An atom in these coordinates.
+void PairAlchemi::find_place(int i, double *place) const
+{
+  if (domain->triclinic)
+    domain->x2lamda(atom->x[i], place);
+  else
+    std::copy(atom->x[i], atom->x[i] + 3, place);
+}
+
 // Owner of every atom: local atoms are their own; ghosts are images of the local atom with their ID, or
 // of the one ghost that stands for an atom of another rank. That is the image nearest to the middle of
 // the sub-domain in lamda coordinates, in which it is a box: its surroundings are all here if those of
@@ -136,19 +152,16 @@ void PairAlchemi::find_owners()
     owner_of.emplace(tag[i], i);
   }
   if (comm->nprocs > 1) {
-    const double *low = domain->triclinic ? domain->sublo_lamda : domain->sublo;
-    const double *high = domain->triclinic ? domain->subhi_lamda : domain->subhi;
-    const double prd[3] = {domain->prd[0], domain->prd[1], domain->prd[2]};
+    const auto bounds = sub_domain();
     std::unordered_map<tagint, double> nearest;
     for (int i = n_local; i < n_all; ++i) {
       const auto known = owner_of.find(tag[i]);
       if (known != owner_of.end() && known->second < n_local) continue;
-      double place[3] = {atom->x[i][0], atom->x[i][1], atom->x[i][2]};
-      if (domain->triclinic) domain->x2lamda(atom->x[i], place);
-      double distance = 0.0;
+      double place[3], distance = 0.0;
+      find_place(i, place);
       for (int d = 0; d < 3; ++d) {
-        double offset = place[d] - 0.5 * (low[d] + high[d]);
-        if (!domain->triclinic) offset /= prd[d];
+        double offset = place[d] - 0.5 * (bounds.first[d] + bounds.second[d]);
+        if (!domain->triclinic) offset /= domain->prd[d];
         distance += offset * offset;
       }
       const auto found = nearest.find(tag[i]);
@@ -176,8 +189,8 @@ void PairAlchemi::find_margins()
   const double range = needs.halo_range, skin = neighbor->skin + slack();
   margin.assign(n_all, range + skin);
   const bool tilted = domain->triclinic;
-  const double *low = tilted ? domain->sublo_lamda : domain->sublo;
-  const double *high = tilted ? domain->subhi_lamda : domain->subhi;
+  const auto bounds = sub_domain();
+  const double *low = bounds.first, *high = bounds.second;
   double height[3] = {1.0, 1.0, 1.0};
   if (tilted) {
     const double *g = domain->h_inv;
@@ -186,9 +199,8 @@ void PairAlchemi::find_margins()
     height[2] = 1.0 / g[2];
   }
   for (int i = n_local; i < n_all; ++i) {
-    double place[3] = {atom->x[i][0], atom->x[i][1], atom->x[i][2]};
-    if (tilted) domain->x2lamda(atom->x[i], place);
-    double sum = 0.0, largest = 0.0;
+    double place[3], sum = 0.0, largest = 0.0;
+    find_place(i, place);
     for (int d = 0; d < 3; ++d) {
       const double gap = height[d] * std::max({low[d] - place[d], place[d] - high[d], 0.0});
       sum += gap * gap;
