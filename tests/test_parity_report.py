@@ -7,13 +7,14 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import parity_fakes as fakes
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from alchemi_bridge.parity import cases, paths, report
+from alchemi_bridge.parity import cases, paths, plots, report
 from alchemi_bridge.parity.document import CSV_COLUMNS, document
 from alchemi_bridge.parity.run import Report, Settings, run
 
@@ -205,3 +206,10 @@ def test_a_crowd_of_files_with_one_name_does_not_overwrite(good: Report, tmp_pat
     plots = [path for name, path in files.items() if name.startswith("plot:")]
     assert len(set(plots)) == 3
     assert all(path.exists() for path in plots)
+
+
+def test_many_paths_look_different() -> None:
+    many = [SimpleNamespace(name=f"path {k}") for k in range(20)]
+    made = SimpleNamespace(cases=[SimpleNamespace(ran=many, reference="none")], paths=many)
+    looks = {(style["color"], style["marker"]) for style in plots.styles(made).values()}
+    assert len(looks) == len(many)

@@ -18,7 +18,8 @@ from alchemi_bridge.parity.run import CaseReport, PathReport, Report
 
 #: Colours that remain distinct for the colour-blind (Okabe and Ito, 2008).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# not as many as colours: two paths would look the same as soon as both begin anew
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", ">")
 
 #: Whatever is off.
 _RED = "#B00020"
