@@ -35,35 +35,16 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from alchemi_bridge.errors import ConfigurationError, ModelLoadError, UntrustedModelError
-from alchemi_bridge.model.archive import Archive, open_file, sha256_of
+from alchemi_bridge.model.archive import open_file, sha256_of
 from alchemi_bridge.model.libraries import PROVIDED, Extension, check_library, find_files
 from alchemi_bridge.model.libraries import load_libraries as load_libraries
-from alchemi_bridge.model.script import check_pickle, check_source
-from alchemi_bridge.model.storages import check_storages
-
-_MAX_JSON = 16 << 20  # bytes; metadata with thousands of references stays far below
-_MAX_TEXT = 4096  # bytes; version numbers and the like
-_MAX_CODE = 64 << 20  # bytes; the largest models have a few MB of code in one file
-_MAX_PICKLE = 256 << 20  # bytes; tensors are not in there
-
-_EXTRA = re.compile(
-    r"extra/(torch-version|metatomic-version|extensions|extensions-deps|export-metadata"
-    r"|model-metadata)"
-)
-_TEXT = re.compile(
-    r"version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id"
-)
-_PICKLE = re.compile(r"(data|constants)\.pkl")
-_TENSOR = re.compile(r"(data|constants)/[0-9]+", re.ASCII)
-_CODE = re.compile(r"code/__torch__(/(?!\.)[^/]+)*\.py(\.debug_pkl)?")
-
-_NO_LOAD = "do not load this file; get it from its author again, or export the model again"
-
+from alchemi_bridge.model.torchscript import ScriptKind, ScriptRecords, check_script, text_of
 
 @dataclass(frozen=True)
 class ModelRecords:
@@ -192,19 +173,8 @@ def _read(path: str | Path, pin: str | None) -> ModelRecords:
     label = f"model file '{path}'"
     with open_file(path, label) as stream:
         before = os.fstat(stream.fileno())
-        _check_magic(stream, label)
-        digest = sha256_of(stream)
-        if pin is not None and digest != pin:
-            raise UntrustedModelError(
-                label,
-                expected=f"the pinned file, SHA-256 {pin}",
-                got=f"SHA-256 {digest}",
-                fix="get the file that the hash was taken of, or check where the hash comes from",
-            )
-        archive = Archive(stream, label)
-        prefix = _check_kind(archive, label)
-        archive.check_layout()
-        facts = _check_records(archive, prefix, label)
+        found = check_script(stream, label, _KIND, pin=pin)
+        facts = _facts(found, label)
         after = os.fstat(stream.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise UntrustedModelError(
@@ -213,90 +183,44 @@ def _read(path: str | Path, pin: str | None) -> ModelRecords:
             got="a file that changed while it was read",
             fix="try again when it is written completely",
         )
-    return ModelRecords(path=Path(path), sha256=digest, size=before.st_size, **facts)
+    return ModelRecords(path=Path(path), sha256=found.sha256, size=before.st_size, **facts)
 
 
-def _check_magic(stream: BinaryIO, label: str) -> None:
-    head = stream.read(512)
-    if head.startswith(b"PK\x03\x04"):
-        return
-    stream.seek(-min(22, stream.seek(0, os.SEEK_END)), os.SEEK_END)
-    if stream.read().startswith(b"PK\x05\x06"):
-        raise UntrustedModelError(
-            label,
-            expected="a zip archive from its first byte on",
-            got="other data in front of the archive",
-            fix=_NO_LOAD,
-        )
-    known = (
-        (b"version https://git-lfs", "a Git LFS pointer", "run 'git lfs pull'"),
-        (b"\x80", "a Python pickle", "export the model with AtomisticModel.save"),
-        (b"\x89HDF", "an HDF5 file", "export the model with AtomisticModel.save"),
-        (b"\x7fELF", "a program or shared library", "name the model file"),
-        (b"<", "HTML or XML, a web page perhaps", "download the file itself"),
-        (b"\x1f\x8b", "a gzip archive", "unpack it first"),
-    )
-    start = head.lstrip()
-    found = [(got, fix) for magic, got, fix in known if start.startswith(magic)]
-    default = ("an empty file" if not head else "no zip archive", "check path and download")
-    got, fix = found[0] if found else default
-    raise ModelLoadError(
-        label, expected="an exported metatomic model (a zip archive)", got=got, fix=fix
-    )
-
-
-def _check_kind(archive: Archive, label: str) -> str:
-    """The leading folder of all records; an error that says what else this archive is."""
-    names = archive.records.keys()
-    prefix = next(iter(names)).partition("/")[0] + "/"
-    inside = {name.removeprefix(prefix) for name in names}
+def _something_else(inside: Collection[str]) -> tuple[str, str] | None:
+    """What this archive is if it is no metatomic model, and what to do about it."""
     if "extra/metatomic-version" in inside and "data.pkl" in inside:
-        return prefix
+        return None
     if "extra/metatensor-version" in inside:
-        got, fix = "a model of metatensor-torch, older than metatomic", "export it again"
-    elif "constants.pkl" in inside:
-        got, fix = "a TorchScript file that is no metatomic model", "use AtomisticModel.save"
-    elif "data.pkl" in inside:
-        got = "a file of torch.save (a checkpoint or state dictionary)"
-        fix = "export the model with AtomisticModel.save (for metatrain: 'mtt export')"
-    elif "[Content_Types].xml" in names:
-        got, fix = "an office document", "name the model file"
-    else:
-        got, fix = "some other zip archive", "name the model file itself (usually *.pt)"
-    raise ModelLoadError(
-        label, expected="an exported metatomic model (AtomisticModel.save)", got=got, fix=fix
-    )
+        return "a model of metatensor-torch, older than metatomic", "export it again"
+    if "constants.pkl" in inside and any(n.startswith("code/__torch__/deepmd/") for n in inside):
+        return "a frozen model of DeePMD-kit", "run 'alchemi-bridge convert deepmd' on it first"
+    if "constants.pkl" in inside:
+        return "a TorchScript file that is no metatomic model", "use AtomisticModel.save"
+    if "data.pkl" in inside:
+        return (
+            "a file of torch.save (a checkpoint or state dictionary)",
+            "export the model with AtomisticModel.save (for metatrain: 'mtt export')",
+        )
+    if "[Content_Types].xml" in inside:
+        return "an office document", "name the model file"
+    return "some other zip archive", "name the model file itself (usually *.pt)"
+
+
+_KIND = ScriptKind(
+    expected="an exported metatomic model (AtomisticModel.save)",
+    export="export the model with AtomisticModel.save",
+    extra=re.compile(
+        "torch-version|metatomic-version|extensions|extensions-deps|export-metadata|model-metadata"
+    ),
+    something_else=_something_else,
+)
 
 
 # --- the records --------------------------------------------------------------------------------
 
 
-def _check_records(archive: Archive, prefix: str, label: str) -> dict[str, Any]:
-    differentiates = False
-    extra: dict[str, bytes] = {}
-    for full_name in archive.records:
-        name = full_name.removeprefix(prefix)
-        what = f"{label}, record {name!r}"
-        if name == full_name:
-            raise _foreign_record(label, full_name)
-        if _EXTRA.fullmatch(name):
-            extra[name.removeprefix("extra/")] = archive.read(full_name, limit=_MAX_JSON)
-        elif _TEXT.fullmatch(name):
-            archive.read(full_name, limit=_MAX_TEXT)
-        elif _PICKLE.fullmatch(name):
-            data = archive.read(full_name, limit=_MAX_PICKLE)
-            check_pickle(what, data)
-            check_storages(what, data, _tensor_sizes(archive, full_name))
-        elif _TENSOR.fullmatch(name):
-            archive.verify(full_name)
-        elif _CODE.fullmatch(name):
-            data = archive.read(full_name, limit=_MAX_CODE)
-            if name.endswith(".debug_pkl"):
-                check_pickle(what, data)
-            else:
-                differentiates |= check_source(what, _text(data, what))
-        else:
-            raise _foreign_record(label, name)
+def _facts(found: ScriptRecords, label: str) -> dict[str, Any]:
+    extra = found.extra
     for needed in ("extensions", "extensions-deps"):
         if needed not in extra:
             raise _malformed(f"{label}, record 'extra/{needed}'", "no such record")
@@ -307,33 +231,8 @@ def _check_records(archive: Archive, prefix: str, label: str) -> dict[str, Any]:
         "extension_dependencies": _libraries(extra, "extensions-deps", label),
         "export_metadata": _json_dict(extra, "export-metadata", label),
         "model_metadata": _json_dict(extra, "model-metadata", label),
-        "differentiates_internally": differentiates,
+        "differentiates_internally": found.differentiates_internally,
     }
-
-
-def _tensor_sizes(archive: Archive, pickle_name: str) -> dict[str, int]:
-    """Bytes of the tensor records of a pickle, by their names without its folder."""
-    folder = pickle_name.removesuffix(".pkl") + "/"
-    return {
-        name.removeprefix(folder): record.size
-        for name, record in archive.records.items()
-        if name.startswith(folder)
-    }
-
-
-def _foreign_record(label: str, name: str) -> UntrustedModelError:
-    fix = _NO_LOAD
-    if name.endswith("extra/extension_libs"):
-        fix = (
-            "this record makes GROMACS load libraries (TorchScript models for its NNP interface); "
-            "export the model with metatomic, which lists libraries in 'extra/extensions'"
-        )
-    return UntrustedModelError(
-        label,
-        expected="only records that torch.jit.save and metatomic write",
-        got=f"record {name!r}",
-        fix=fix,
-    )
 
 
 def _malformed(what: str, got: str) -> ModelLoadError:
@@ -346,10 +245,7 @@ def _malformed(what: str, got: str) -> ModelLoadError:
 
 
 def _text(data: bytes, what: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _malformed(what, f"bytes that are no UTF-8 text ({error.reason})") from error
+    return text_of(data, what, export="export the model again")
 
 
 def _version(extra: dict[str, bytes], name: str, label: str) -> str:
