@@ -46,6 +46,7 @@ from alchemi_bridge.model.libraries import PROVIDED, Extension, check_library, f
 from alchemi_bridge.model.libraries import load_libraries as load_libraries
 from alchemi_bridge.model.torchscript import ScriptKind, ScriptRecords, check_script, text_of
 
+
 @dataclass(frozen=True)
 class ModelRecords:
     """What the records of a metatomic model file say, without loading the model.
