@@ -137,7 +137,7 @@ def check_trust(
     UntrustedModelError
         The file is not the pinned one, or asks for something that was not allowed.
     """
-    records = _read(path, pin=None if sha256 is None else _normal_hash(sha256))
+    records = _read(path, pin=None if sha256 is None else normal_hash(sha256))
     find_libraries(records, extensions_directory)
     return records
 
@@ -303,7 +303,8 @@ def _libraries(extra: dict[str, bytes], name: str, label: str) -> tuple[Extensio
     return tuple(libraries)
 
 
-def _normal_hash(sha256: str) -> str:
+def normal_hash(sha256: str) -> str:
+    """A hash as hexadecimal digits in lower case; ConfigurationError if it is none."""
     text = sha256.strip().lower() if isinstance(sha256, str) else ""
     if not re.fullmatch(r"[0-9a-f]{64}", text):
         raise ConfigurationError(

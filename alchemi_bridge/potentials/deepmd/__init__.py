@@ -5,14 +5,17 @@ interchangeable with DeePMD-kit's; :func:`convert` turns a frozen model of DeePM
 DPA3) into a metatomic model.
 """
 
+from alchemi_bridge.potentials.deepmd.convert import Conversion, convert
 from alchemi_bridge.potentials.deepmd.definition import Definition, read_definition
 from alchemi_bridge.potentials.deepmd.metatomic_model import to_metatomic
 from alchemi_bridge.potentials.deepmd.model import SeE2A
 from alchemi_bridge.potentials.deepmd.weights import from_deepmd, to_deepmd
 
 __all__ = [
+    "Conversion",
     "Definition",
     "SeE2A",
+    "convert",
     "from_deepmd",
     "read_definition",
     "to_deepmd",

@@ -224,6 +224,19 @@ def read_definition(model: Mapping[str, Any], where: str = "model") -> Definitio
     return result
 
 
+def check_model_keys(model: Mapping[str, Any], where: str = "model") -> None:
+    """Check the keys beside type map, descriptor and fitting net; those belong to whoever reads.
+
+    Raises
+    ------
+    ConfigurationError
+        If a key is unknown, or asks for what is not supported.
+    """
+    root = _Section(model, where)
+    root.used |= {"type_map", "descriptor", "fitting_net"}
+    root.finish(_MODEL_IGNORED, _MODEL_NEUTRAL)
+
+
 def _check_kind(
     section: _Section, key: str, known: tuple[str, ...], default: str | None = None
 ) -> None:
@@ -307,7 +320,7 @@ class _Section:
                     key,
                     f"none, or {neutral[key][0]!r}",
                     repr(value),
-                    "this part of DeePMD-kit is not supported for se_e2_a; use a model without it",
+                    "this part of DeePMD-kit is not supported; use a model without it",
                 )
 
     def number(self, key: str, default: float, above: float | None = None) -> float:

@@ -63,6 +63,37 @@ def ranks(group: torch.Tensor, n_groups: int) -> Tuple[torch.Tensor, torch.Tenso
     return order, rank, counts
 
 
+def restrict(
+    vectors: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    n_atoms: int,
+    centers: torch.Tensor,
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pairs of some atoms only.
+
+    Parameters
+    ----------
+    vectors, first, second
+        (P, 3), (P,) and (P,), pairs of ``n_atoms`` atoms.
+    n_atoms
+        N.
+    centers
+        (C,) int64, different atoms.
+
+    Returns
+    -------
+    vectors, row, second
+        Of the pairs whose first atom is among ``centers``; ``row`` is its place there.
+    """
+    place = torch.full((n_atoms,), -1, dtype=torch.int64, device=first.device)
+    here = torch.arange(centers.shape[0], dtype=torch.int64, device=first.device)
+    row = place.index_copy(0, centers, here).index_select(0, first)
+    kept = (row >= 0).nonzero().squeeze(1)
+    row = row.index_select(0, kept)
+    return vectors.index_select(0, kept), row, second.index_select(0, kept)
+
+
 def nearest(
     vectors: torch.Tensor,
     center: torch.Tensor,

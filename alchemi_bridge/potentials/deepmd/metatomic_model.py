@@ -1,6 +1,8 @@
 # ruff: noqa: UP006, UP035, UP045  (TorchScript and metatomic compare against typing's classes)
-"""se_e2_a as a metatomic model."""
+"""Atomic energies of DeePMD models as metatomic models."""
 
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any, Dict, List, Optional
 
 import torch
@@ -24,38 +26,45 @@ from alchemi_bridge.potentials.deepmd.definition import Definition
 from alchemi_bridge.potentials.deepmd.elements import atomic_numbers
 from alchemi_bridge.potentials.deepmd.model import SeE2A
 
-#: Name in the metadata of exported models.
-NAME = "deepmd-se_e2_a"
-REFERENCES = {
-    "architecture": [
-        "L. Zhang, J. Han, H. Wang, W. A. Saidi, R. Car, W. E, Adv. Neural Inf. Process. Syst. 31 "
-        "(2018), https://arxiv.org/abs/1805.09003",
-    ],
-    "implementation": [
-        "mathematics of DeePMD-kit: J. Zeng et al., J. Chem. Phys. 159, 054801 (2023), "
-        "https://doi.org/10.1063/5.0155600"
-    ],
+#: Where the kinds of models come from.
+PAPERS = {
+    "se_e2_a": "L. Zhang, J. Han, H. Wang, W. A. Saidi, R. Car, W. E, Adv. Neural Inf. Process. "
+    "Syst. 31 (2018), https://arxiv.org/abs/1805.09003",
+    "dpa1": "D. Zhang, H. Bi, F.-Z. Dai, W. Jiang, X. Liu, L. Zhang, H. Wang, npj Comput. Mater. "
+    "10, 94 (2024), https://doi.org/10.1038/s41524-024-01278-7",
+    "dpa3": "D. Zhang, A. Peng, C. Cai, W. Li, Y. Zhou, et al. (2025), "
+    "https://arxiv.org/abs/2506.01686",
 }
+SOFTWARE = (
+    "mathematics of DeePMD-kit: J. Zeng et al., J. Chem. Phys. 159, 054801 (2023), "
+    "https://doi.org/10.1063/5.0155600"
+)
 
 
-class SeE2AModel(torch.nn.Module):
-    """The metatomic module around :class:`SeE2A`.
+class DeePMDModel(torch.nn.Module):
+    """The metatomic module around :class:`SeE2A`, or around what has its signature.
 
     Parameters
     ----------
     energies
-        The model; its parameters are shared, not copied.
+        The model of atomic energies.
+    rcut
+        Its cutoff, Å.
     numbers
         Atomic number of each of its types.
     """
 
     type_index: torch.Tensor
+    empty: torch.Tensor
 
-    def __init__(self, energies: SeE2A, numbers: List[int]) -> None:
+    def __init__(self, energies: torch.nn.Module, rcut: float, numbers: List[int]) -> None:
         super().__init__()
         self.energies = energies
-        # strict: the net is the costly part, and a pair of the skin costs as much as any other
-        self.request = NeighborListOptions(cutoff=energies.rcut, full_list=True, strict=True)
+        # strict: the nets are the costly part, and a pair of the skin costs as much as any other
+        self.request = NeighborListOptions(cutoff=rcut, full_list=True, strict=True)
+        # carries dtype and device for a call without systems
+        self.register_buffer("empty", torch.zeros(0, dtype=torch.float64))
+        self.type_numbers = numbers
         index = torch.full((max(numbers) + 1,), -1, dtype=torch.int64)
         index[torch.tensor(numbers)] = torch.arange(len(numbers))
         self.register_buffer("type_index", index)
@@ -76,7 +85,7 @@ class SeE2AModel(torch.nn.Module):
             return results
         sample_kind = outputs["energy"].sample_kind
         if len(systems) == 0:
-            results["energy"] = no_energy(self.energies.energy_bias, sample_kind)
+            results["energy"] = no_energy(self.empty, sample_kind)
             return results
         types = self.type_index.index_select(0, concatenated_types(systems))
         vectors, first, second = gather_pairs(systems, self.request)
@@ -99,48 +108,76 @@ class SeE2AModel(torch.nn.Module):
 
 
 def to_metatomic(
-    energies: SeE2A,
-    definition: Definition,
-    numbers: Optional[Dict[str, int]] = None,
-    origin: Optional[Dict[str, Any]] = None,
+    energies: SeE2A, definition: Definition, numbers: Optional[Dict[str, int]] = None
 ) -> AtomisticModel:
-    """Wrap a model for any metatomic engine; ``save`` of the result writes the file.
+    """Wrap a copy of a model for any metatomic engine; ``save`` of the result writes the file.
 
     Parameters
     ----------
     energies
-        The model; put into evaluation mode.
+        The model.
     definition
         Its settings, which go into the metadata.
     numbers
         Atomic numbers of types whose names are no chemical symbols, or of any type.
-    origin
-        Where the model comes from, for the metadata.
 
     Returns
     -------
     AtomisticModel
-        Ångström and eV, float64 in and out whatever the precision inside.
+        On the CPU, in evaluation mode: Å and eV, float64 in and out whatever the precision inside.
 
     Raises
     ------
     ConfigurationError
         If a type is no element, or two are the same.
     """
-    known = atomic_numbers(definition.type_map, numbers or {})
-    return _options.to_model(
-        SeE2AModel(energies, known),
-        name=NAME,
-        options={"model": definition.to_deepmd(), "types": known, **(origin or {})},
-        types=known,
+    return wrap(
+        copy.deepcopy(energies).cpu(),
+        kind="se_e2_a",
+        type_map=definition.type_map,
+        rcut=definition.rcut,
         interaction_range=definition.rcut,
+        numbers=numbers or {},
+        options={"model": definition.to_deepmd()},
+    )
+
+
+def wrap(
+    energies: torch.nn.Module,
+    *,
+    kind: str,
+    type_map: Sequence[str],
+    rcut: float,
+    interaction_range: float,
+    numbers: Mapping[str, int],
+    options: Dict[str, Any],
+) -> AtomisticModel:
+    """Wrap anything with the signature of :class:`SeE2A`; see :func:`to_metatomic`.
+
+    Parameters
+    ----------
+    energies
+        Taken as it is, not copied.
+    kind
+        A key of :data:`PAPERS`.
+    type_map, numbers
+        Names of the types, and atomic numbers of those that are no chemical symbols.
+    rcut, interaction_range
+        Cutoff, and distance at which atoms cease to influence each other, Å.
+    options
+        For the metadata: what the model was made from.
+    """
+    known = atomic_numbers(type_map, numbers)
+    return _options.to_model(
+        DeePMDModel(energies, rcut, known),
+        name=f"deepmd-{kind}",
+        options={**options, "types": known},
+        types=known,
+        interaction_range=interaction_range,
         dtype="float64",
         metadata=ModelMetadata(
-            name="DeePMD se_e2_a",
-            description=(
-                f"deep potential for {', '.join(definition.type_map)}, cutoff "
-                f"{definition.rcut:g} angstrom"
-            ),
-            references=REFERENCES,
+            name=f"DeePMD {kind}",
+            description=f"deep potential for {', '.join(type_map)}, cutoff {rcut:g} angstrom",
+            references={"architecture": [PAPERS[kind]], "implementation": [SOFTWARE]},
         ),
     )

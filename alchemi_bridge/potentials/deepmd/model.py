@@ -12,7 +12,12 @@ import torch
 
 from alchemi_bridge.potentials._options import DTYPES
 from alchemi_bridge.potentials.deepmd.definition import Definition
-from alchemi_bridge.potentials.deepmd.environment import environment_rows, nearest, ranks
+from alchemi_bridge.potentials.deepmd.environment import (
+    environment_rows,
+    nearest,
+    ranks,
+    restrict,
+)
 from alchemi_bridge.potentials.deepmd.nets import Net
 
 
@@ -128,12 +133,7 @@ class SeE2A(torch.nn.Module):
         row = first
         if centers is not None:
             center_types = types.index_select(0, centers)
-            row = torch.full_like(types, -1)
-            row = row.index_copy(0, centers, torch.arange(len(centers), device=types.device))
-            row = row.index_select(0, first)
-            kept = (row >= 0).nonzero().squeeze(1)
-            row, second = row.index_select(0, kept), second.index_select(0, kept)
-            vectors = vectors.index_select(0, kept)
+            vectors, row, second = restrict(vectors, first, second, types.shape[0], centers)
         if center_types.shape[0] == 0:
             return torch.zeros(0, dtype=torch.float64, device=vectors.device)
 

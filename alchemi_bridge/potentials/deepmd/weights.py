@@ -22,6 +22,9 @@ _ASIDE = (
     f"{_DESCRIPTOR}filter_layers._networks.",
     f"{_FITTING}filter_layers._networks.",
     f"{_DESCRIPTOR}compress_",
+    # made from exclude_types
+    f"{_DESCRIPTOR}emask.",
+    f"{_FITTING}emask.",
     f"{_FITTING}default_fparam_tensor",
     _OUT_STD,
     "min_nbor_dist",
