@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 T = TypeVar("T")
 
@@ -74,6 +75,11 @@ def print_table(table: Table, console: Console | None = None) -> None:
         unbounded = console.options.update(width=_UNBOUNDED)
         console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
     console.print(table)
+
+
+def printable(value: str) -> Text:
+    """Text of a file that nobody vouches for: no markup, no control sequences for the terminal."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value))
 
 
 def print_error(message: str) -> None:

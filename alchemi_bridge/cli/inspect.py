@@ -7,9 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
-from alchemi_bridge.cli.console import print_json, print_table, stdout_console
+from alchemi_bridge.cli.console import print_json, print_table, printable, stdout_console
 from alchemi_bridge.cli.options import add_command, json_option
 from alchemi_bridge.errors import UntrustedModelError
 
@@ -168,7 +166,7 @@ def _print(document: dict[str, Any]) -> None:
     facts.add_column(no_wrap=True, style="bold")
     facts.add_column(overflow="fold")
     for name, value in _facts(document):
-        facts.add_row(_text(name), _text(value))
+        facts.add_row(printable(name), printable(value))
     print_table(facts, console)
     if "outputs" not in document:
         return
@@ -180,7 +178,7 @@ def _print(document: dict[str, Any]) -> None:
             f"{request['cutoff_angstrom']:g}",
             "full" if request["full_list"] else "half",
             "yes" if request["strict"] else "no",
-            _text(", ".join(request["requestors"])),
+            printable(", ".join(request["requestors"])),
         )
     outputs = Table(title="outputs", title_justify="left")
     for column in ("name", "unit", "per", "explicit gradients", "description"):
@@ -188,21 +186,16 @@ def _print(document: dict[str, Any]) -> None:
     for output in document["outputs"]:
         gradients = ", ".join(output["explicit_gradients"])
         words = (output["name"], output["unit"], output["per"], gradients, output["description"])
-        outputs.add_row(*map(_text, words))
+        outputs.add_row(*map(printable, words))
     inputs = Table(title="required inputs", title_justify="left")
     for column in ("name", "unit", "per"):
         inputs.add_column(column)
     for entry in document["inputs"]:
-        inputs.add_row(*map(_text, (entry["name"], entry["unit"], entry["per"])))
+        inputs.add_row(*map(printable, (entry["name"], entry["unit"], entry["per"])))
     for table in (lists, outputs, inputs):
         if table.row_count:
             console.print()
             print_table(table, console)
-
-
-def _text(value: str) -> Text:
-    """Text of a file that nobody vouches for: no markup, no control sequences for the terminal."""
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value))
 
 
 def _entries(value: Any) -> list[str]:

@@ -32,6 +32,7 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 COMMANDS = {
     "doctor": "is everything here and in the accepted range: versions, devices, native code",
     "inspect": "what a model file is: outputs, units, cutoffs, inputs, extensions, hash",
+    "convert": "make a metatomic model of a model of other software (DeePMD-kit)",
     "evaluate": "energy, forces and stress of the structures in a file",
     "md": "molecular dynamics or relaxation of a structure",
     "parity": "do all ways of computing the same thing agree, and how fast are they",

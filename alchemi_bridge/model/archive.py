@@ -101,7 +101,7 @@ def open_file(path: str | Path, label: str) -> io.BufferedReader:
         ) from error
 
 
-def sha256_of(stream: io.BufferedReader) -> str:
+def sha256_of(stream: io.BufferedReader | io.BytesIO) -> str:
     """SHA-256 of a whole file, read piece by piece, as lower-case hexadecimal digits."""
     stream.seek(0)
     return hashlib.file_digest(stream, "sha256").hexdigest()

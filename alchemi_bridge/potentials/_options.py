@@ -81,12 +81,14 @@ def to_model(
     interaction_range: float,
     dtype: str,
     metadata: ModelMetadata,
+    authors: Sequence[str] = ("the alchemi_bridge developers",),
 ) -> AtomisticModel:
     """Wrap ``module`` into a metatomic model that computes ``"energy"`` per atom, in eV and Å.
 
     ``name`` and ``options`` go into the metadata, so that a reader of the file knows what it holds.
+    ``authors`` are those of the model, weights included.
     """
-    metadata.authors = ["the alchemi_bridge developers"]
+    metadata.authors = list(authors)
     metadata.extra = {POTENTIAL_KEY: name, OPTIONS_KEY: json.dumps(options, sort_keys=True)}
     capabilities = ModelCapabilities(
         outputs={

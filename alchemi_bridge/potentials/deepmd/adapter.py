@@ -1,4 +1,4 @@
-# ruff: noqa: UP006, UP035, UP045  (TorchScript compares against typing's classes)
+# ruff: noqa: UP045  (TorchScript compares against typing's classes)
 """Atomic energies from DeePMD-kit's own scripted code, from pair vectors.
 
 DeePMD-kit's lower interface takes local atoms, copies of atoms around them (ghosts), and for each
@@ -70,8 +70,10 @@ class FrozenEnergies(torch.nn.Module):
         owners = second if n_local == types.shape[0] else torch.zeros_like(second)
         mapping = torch.cat([local, owners]).unsqueeze(0)
         lists = ghosts.reshape(1, n_local, width)
-        lists = self.deepmd.format_nlist(coordinates, extended, lists, self.sorts)
-        found = self.deepmd.atomic_model.forward_common_atomic(
+        lists = self.deepmd.format_nlist(  # type: ignore[operator]
+            coordinates, extended, lists, self.sorts
+        )
+        found = self.deepmd.atomic_model.forward_common_atomic(  # type: ignore[operator,union-attr]
             coordinates, extended, lists, mapping
         )
         energies = found["energy"].reshape(-1)

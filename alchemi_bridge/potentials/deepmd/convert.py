@@ -107,11 +107,11 @@ def convert(
         raise reason
     if reason is not None and file.kind == "se_e2_a":
         LOGGER.warning("taking the model's own code, not ours: %s", reason)
-    scripted = frozen_energies(file, label)
-    difference = None
-    if native is not None:
-        difference = _compare(native, scripted, label)
-    energies: torch.nn.Module = scripted if native is None else native[0].eval()
+    energies: torch.nn.Module
+    if native is None:
+        energies, difference = frozen_energies(file, label), None
+    else:
+        energies, difference = native[0].eval(), _compare(native, file, label)
     model = _wrapped(energies, file, numbers or {}, None if native is None else native[1])
     model.save(output)
     return Conversion(
@@ -183,16 +183,14 @@ def _wrapped(
     )
 
 
-def _compare(
-    native: tuple[SeE2A, Definition], scripted: torch.nn.Module, label: str
-) -> float | None:
+def _compare(native: tuple[SeE2A, Definition], file: FrozenFile, label: str) -> float | None:
     """Largest difference of both codes; an error if it is more than rounding."""
     model, definition = native
     pairs = _random_pairs(definition)
     ours = _evaluate(model, pairs)
     try:
-        theirs = _evaluate(scripted, pairs)
-    except RuntimeError as error:
+        theirs = _evaluate(frozen_energies(file, label), pairs)
+    except (RuntimeError, ModelLoadError) as error:
         LOGGER.warning(
             "the model's own code fails, so that ours is not compared with it: %s",
             last_line(error),

@@ -179,7 +179,10 @@ def read_definition(model: Mapping[str, Any], where: str = "model") -> Definitio
     rcut_smth = descriptor.number("rcut_smth", 0.5)
     if not 0.0 <= rcut_smth < rcut:
         raise descriptor.refuse(
-            "rcut_smth", f"a length below rcut, {rcut:g} Å", f"{rcut_smth:g}", "choose a smaller one"
+            "rcut_smth",
+            f"a length below rcut, {rcut:g} Å",
+            f"{rcut_smth:g}",
+            "choose a smaller one",
         )
     sel = descriptor.counts("sel")
     if len(sel) != len(type_map):

@@ -209,7 +209,9 @@ def _kind(definition: Mapping[str, Any], label: str) -> str:
     try:
         check_model_keys(definition)
     except BridgeError as error:
-        raise _unsupported(f"{label}, {error.what}", error.expected, error.got, error.fix) from error
+        raise _unsupported(
+            f"{label}, {error.what}", error.expected, error.got, error.fix
+        ) from error
     return TESTED[descriptor]
 
 

@@ -175,6 +175,7 @@ def wrap(
         types=known,
         interaction_range=interaction_range,
         dtype="float64",
+        authors=(),  # those who trained it are not known here
         metadata=ModelMetadata(
             name=f"DeePMD {kind}",
             description=f"deep potential for {', '.join(type_map)}, cutoff {rcut:g} angstrom",

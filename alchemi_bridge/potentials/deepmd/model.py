@@ -235,7 +235,7 @@ class SeE2A(torch.nn.Module):
         parts: List[torch.Tensor] = []
         for number, net in enumerate(self.embedding):
             i = number - t * self.n_types
-            if 0 <= i and i < self.n_types:
+            if i >= 0 and i < self.n_types:
                 part = grid[slices[i] : slices[i + 1]]
                 parts.append(torch.matmul(part.transpose(1, 2), net(part[:, :, :1])))
         return torch.cat(parts)
@@ -249,7 +249,7 @@ class SeE2A(torch.nn.Module):
                     parts.append(net(empty[:, :1]))
             else:
                 i = number - t * self.n_types
-                if 0 <= i and i < self.n_types:
+                if i >= 0 and i < self.n_types:
                     parts.append(net(empty[i : i + 1, :1]))
         return empty.unsqueeze(2) * torch.cat(parts).unsqueeze(1)
 

@@ -1,4 +1,7 @@
+# ruff: noqa: UP045  (TorchScript compares against typing's classes)
 """Embedding and fitting nets, in TorchScript."""
+
+from typing import Optional
 
 import torch
 from torch.nn.functional import gelu, relu, relu6, silu, softplus
@@ -42,6 +45,8 @@ class Layer(torch.nn.Module):
     dtype
         Of the parameters.
     """
+
+    idt: Optional[torch.Tensor]
 
     def __init__(
         self,
@@ -135,6 +140,7 @@ class Net(torch.nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the parameters of all layers."""
         for layer in self.layers:
+            assert isinstance(layer, Layer)
             layer.initialise(generator)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -99,7 +99,9 @@ def _without_operators(source: str, what: str) -> str:
             name = re.escape(ast.unparse(node.targets[0]))
             # TorchScript writes an item of a list with brackets, and of a tensor as torch.select
             is_list = re.search(rf"\b{name}\[", source) is not None
-            spans.append((begin, end, b"annotate(List[Tensor], [])" if is_list else b"torch.eye(0)"))
+            spans.append(
+                (begin, end, b"annotate(List[Tensor], [])" if is_list else b"torch.eye(0)")
+            )
     for begin, end, replacement in sorted(spans, reverse=True):
         text = text[:begin] + replacement + text[end:]
     result = text.decode()
