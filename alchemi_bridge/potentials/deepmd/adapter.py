@@ -7,11 +7,11 @@ list. So every pair gets a ghost of its own, and all local atoms lie in the orig
 the model forms are the pair vectors, bit by bit, and gradients arrive at them alone.
 """
 
-from typing import Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 
-from alchemi_bridge.errors import ModelLoadError, last_line
+from alchemi_bridge.errors import ModelLoadError, first_line
 from alchemi_bridge.potentials.deepmd.environment import ranks, restrict
 from alchemi_bridge.potentials.deepmd.frozen import FrozenFile
 
@@ -31,6 +31,9 @@ class FrozenEnergies(torch.nn.Module):
     passes_messages
         Whether the energies of some atoms need the others, too.
     """
+
+    if TYPE_CHECKING:
+        deepmd: Any
 
     def __init__(
         self, deepmd: torch.nn.Module, rcut: float, sorts: bool, passes_messages: bool
@@ -70,10 +73,8 @@ class FrozenEnergies(torch.nn.Module):
         owners = second if n_local == types.shape[0] else torch.zeros_like(second)
         mapping = torch.cat([local, owners]).unsqueeze(0)
         lists = ghosts.reshape(1, n_local, width)
-        lists = self.deepmd.format_nlist(  # type: ignore[operator]
-            coordinates, extended, lists, self.sorts
-        )
-        found = self.deepmd.atomic_model.forward_common_atomic(  # type: ignore[operator,union-attr]
+        lists = self.deepmd.format_nlist(coordinates, extended, lists, self.sorts)
+        found = self.deepmd.atomic_model.forward_common_atomic(
             coordinates, extended, lists, mapping
         )
         energies = found["energy"].reshape(-1)
@@ -99,6 +100,6 @@ def frozen_energies(file: FrozenFile, label: str) -> torch.jit.RecursiveScriptMo
         raise ModelLoadError(
             label,
             expected="the methods 'format_nlist' and 'forward_common_atomic' of DeePMD-kit 3",
-            got=last_line(error),
+            got=first_line(error),
             fix="freeze it again with DeePMD-kit 3.2",
         ) from error

@@ -222,7 +222,10 @@ def evaluate(
         vectors = pairs.vectors(coordinates, cells).detach().requires_grad_(True)
         atomic = model(vectors, pairs.first, pairs.second, types.reshape(-1))
         energies = atomic.reshape(n_frames, n_atoms).sum(dim=1)
-        [gradient] = torch.autograd.grad(energies.sum(), [vectors], create_graph=differentiable)
+        # without any pair the energies do not depend on the (0, 3) vectors
+        [gradient] = torch.autograd.grad(
+            energies.sum(), [vectors], create_graph=differentiable, materialize_grads=True
+        )
     forces = torch.zeros_like(coordinates).reshape(-1, 3)
     forces = forces.index_add(0, pairs.first, gradient)
     forces = forces.index_add(0, pairs.second, -gradient)
