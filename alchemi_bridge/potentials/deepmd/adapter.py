@@ -96,7 +96,7 @@ def frozen_energies(file: FrozenFile, label: str) -> torch.jit.RecursiveScriptMo
     )
     try:
         return torch.jit.script(module.eval())
-    except (RuntimeError, AttributeError) as error:
+    except Exception as error:  # whatever is wrong with the methods
         raise ModelLoadError(
             label,
             expected="the methods 'format_nlist' and 'forward_common_atomic' of DeePMD-kit 3",

@@ -109,7 +109,7 @@ def convert(
         LOGGER.warning("taking the model's own code, not ours: %s", reason)
     energies: torch.nn.Module
     if native is None:
-        energies, difference = frozen_energies(file, label), None
+        energies, difference = _running(frozen_energies(file, label), file, label), None
     else:
         energies, difference = native[0].eval(), _compare(native, file, label)
     model = _wrapped(energies, file, numbers or {}, None if native is None else native[1])
@@ -186,11 +186,11 @@ def _wrapped(
 def _compare(native: tuple[SeE2A, Definition], file: FrozenFile, label: str) -> float | None:
     """Largest difference of both codes; an error if it is more than rounding."""
     model, definition = native
-    pairs = _random_pairs(definition)
+    pairs = _random_pairs(definition.n_types, definition.rcut)
     ours = _evaluate(model, pairs)
     try:
         theirs = _evaluate(frozen_energies(file, label), pairs)
-    except (RuntimeError, ModelLoadError) as error:
+    except Exception as error:  # the file's own code runs, and may raise anything
         LOGGER.warning(
             "the model's own code fails, so that ours is not compared with it: %s",
             last_line(error),
@@ -211,16 +211,37 @@ def _compare(native: tuple[SeE2A, Definition], file: FrozenFile, label: str) -> 
     return difference
 
 
-def _random_pairs(definition: Definition) -> tuple[torch.Tensor, ...]:
+def _running(scripted: torch.nn.Module, file: FrozenFile, label: str) -> torch.nn.Module:
+    """The model's own code, after it was seen to run."""
+    try:
+        found = _evaluate(scripted, _random_pairs(len(file.type_map), file.rcut))
+    except Exception as error:  # the file's own code runs, and may raise anything
+        raise ModelLoadError(
+            label,
+            expected="a model whose own code runs with this version of torch",
+            got=last_line(error),
+            fix="freeze it again with a version of DeePMD-kit that uses a torch of about this age",
+        ) from error
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in found):
+        raise ModelLoadError(
+            label,
+            expected="finite energies and forces for a small cluster",
+            got="NaN or infinite ones",
+            fix="train again from an earlier checkpoint; the training diverged",
+        )
+    return scripted
+
+
+def _random_pairs(n_types: int, rcut: float) -> tuple[torch.Tensor, ...]:
     """Vectors, first and second atoms of a cluster of all types, and the types."""
     generator = torch.Generator().manual_seed(0)
     n_side = 3
-    spacing = 0.55 * definition.rcut
+    spacing = 0.55 * rcut
     grid = torch.cartesian_prod(*[torch.arange(n_side, dtype=torch.float64)] * 3) * spacing
     x = grid + 0.2 * spacing * torch.rand(grid.shape, dtype=torch.float64, generator=generator)
-    types = torch.arange(len(x)) % definition.n_types
+    types = torch.arange(len(x)) % n_types
     vectors = x.unsqueeze(0) - x.unsqueeze(1)
-    within = (vectors.norm(dim=2) < definition.rcut) & ~torch.eye(len(x), dtype=torch.bool)
+    within = (vectors.norm(dim=2) < rcut) & ~torch.eye(len(x), dtype=torch.bool)
     first, second = within.nonzero().unbind(1)
     return vectors[first, second], first, second, types
 

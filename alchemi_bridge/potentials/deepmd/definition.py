@@ -329,8 +329,8 @@ class _Section:
     def number(self, key: str, default: float, above: float | None = None) -> float:
         limits = {} if above is None else {"above": above}
         value = self.get(key, default)
-        if isinstance(value, bool):
-            value = repr(value)  # which is no number
+        if isinstance(value, (bool, str)):
+            raise self.refuse(key, "a finite number", repr(value), "write a plain number")
         return _options.number(f"{self.where}.{key}", value, **limits)
 
     def count(self, key: str, default: int) -> int:

@@ -20,6 +20,9 @@ from collections.abc import Mapping
 
 from alchemi_bridge.errors import ModelLoadError
 
+# run by compressed models only, and between the ranks of DeePMD-kit's own plugin for LAMMPS only;
+# all of them return lists of tensors
+_DISPENSABLE = re.compile(r"tabulate_fusion_\w+|border_op")
 _LIBRARY = re.compile(r"\bops\.(\w+)\.(\w+)")
 _TORCHS_OWN = ("prim", "aten")
 _CLASS = re.compile(r"^class \w+\(Module\):\n(?:  .*\n)*", re.MULTILINE)
@@ -62,6 +65,15 @@ def rewrite(data: bytes, code: Mapping[str, str], label: str) -> tuple[bytes, tu
                 fix="freeze the model without what brings them in",
             )
         own = {name for library, name in found if library == "deepmd"}
+        needed = sorted(name for name in own if _DISPENSABLE.fullmatch(name) is None)
+        if needed:
+            raise ModelLoadError(
+                f"{label}, record {record!r}",
+                expected="no operators of DeePMD-kit but those of compressed models and of ranks",
+                got=f"operators {', '.join(needed)}",
+                fix="freeze the model where deepmd-kit is installed without its C++ library for "
+                "torch",
+            )
         new = _without_operators(source, f"{label}, record {record!r}") if own else source
         new = _with_buffers(new)
         operators |= own
@@ -71,7 +83,7 @@ def rewrite(data: bytes, code: Mapping[str, str], label: str) -> tuple[bytes, tu
 
 
 def _without_operators(source: str, what: str) -> str:
-    """Each call becomes an empty list (or tensor), which no model that is taken ever looks at."""
+    """Each call becomes an empty list, of which no model that is taken ever asks an item."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
@@ -88,7 +100,7 @@ def _without_operators(source: str, what: str) -> str:
     for line in lines:
         starts.append(starts[-1] + len(line))
     text = source.encode()
-    spans: list[tuple[int, int, bytes]] = []
+    spans: list[tuple[int, int]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and _is_operator(node.value):
             value = node.value
@@ -96,19 +108,16 @@ def _without_operators(source: str, what: str) -> str:
             assert value.end_col_offset is not None
             begin = starts[value.lineno - 1] + value.col_offset
             end = starts[value.end_lineno - 1] + value.end_col_offset
-            name = re.escape(ast.unparse(node.targets[0]))
             # TorchScript writes an item of a list with brackets, and of a tensor as torch.select
-            is_list = re.search(rf"\b{name}\[", source) is not None
-            spans.append(
-                (begin, end, b"annotate(List[Tensor], [])" if is_list else b"torch.eye(0)")
-            )
-    for begin, end, replacement in sorted(spans, reverse=True):
-        text = text[:begin] + replacement + text[end:]
+            if re.search(rf"\b{re.escape(ast.unparse(node.targets[0]))}\[", source):
+                spans.append((begin, end))
+    for begin, end in sorted(spans, reverse=True):
+        text = text[:begin] + b"annotate(List[Tensor], [])" + text[end:]
     result = text.decode()
     if "ops.deepmd." in result:
         raise ModelLoadError(
             what,
-            expected="results of DeePMD-kit's C++ operators that are kept in a variable",
+            expected="results of DeePMD-kit's C++ operators that are lists in a variable",
             got="a call in another place",
             fix="freeze the model where deepmd-kit is installed without its C++ library for torch",
         )
