@@ -78,7 +78,7 @@ def frame(
 def pairs(
     name: str, label: str, cutoff: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Arguments of the model: vectors, first, second, types."""
+    """Arguments of the model: vectors, first and second atoms of every pair once, types."""
     coordinates, cells, types, _ = frame(name, label)
     found = pairs_of_frames(coordinates, cells, cutoff)
     return found.vectors(coordinates, cells), found.first, found.second, types

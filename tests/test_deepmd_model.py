@@ -50,6 +50,7 @@ def test_golden_models_overflow() -> None:
     name = "se_e2_a-few-neighbours"
     _, definition = golden.load(name)
     _, first, second, types = golden.pairs(name, "triclinic", definition.rcut)
+    first, second = torch.cat([first, second]), torch.cat([second, first])
     for t, limit in enumerate(definition.sel):
         assert int(torch.bincount(first[types[second] == t]).max()) > limit
     assert int(torch.bincount(first).max()) > sum(definition.sel)
@@ -75,14 +76,18 @@ def test_energies_of_some_atoms(name: str) -> None:
         )
 
 
-def test_order_of_the_pairs_does_not_matter() -> None:
+def test_order_and_direction_of_the_pairs_do_not_matter() -> None:
     model, definition = golden.load("se_e2_a-few-neighbours")
     vectors, first, second, types = golden.pairs(
         "se_e2_a-few-neighbours", "triclinic", definition.rcut
     )
     mixed = torch.randperm(len(first), generator=torch.Generator().manual_seed(3))
+    turned = mixed % 2 == 0
+    vectors_, first_ = vectors[mixed], first[mixed]
+    second_ = second[mixed]
+    first_, second_ = torch.where(turned, second_, first_), torch.where(turned, first_, second_)
     torch.testing.assert_close(
-        model(vectors[mixed], first[mixed], second[mixed], types),
+        model(torch.where(turned[:, None], -vectors_, vectors_), first_, second_, types),
         model(vectors, first, second, types),
         rtol=0,
         atol=ROUNDING,
@@ -175,13 +180,14 @@ def test_padded_neighbour_lists() -> None:
     coordinates, cells, types = _batch(name)
     pairs = pairs_of_frames(coordinates, cells, definition.rcut)
     n_frames, n_atoms = coordinates.shape[:2]
-    counts = torch.bincount(pairs.first, minlength=n_frames * n_atoms)
+    first = torch.cat([pairs.first, pairs.second])
+    second = torch.cat([pairs.second, pairs.first])
+    both = torch.cat([pairs.shifts, -pairs.shifts])
+    counts = torch.bincount(first, minlength=n_frames * n_atoms)
     lists = torch.full((n_frames * n_atoms, int(counts.max()) + 2), -1, dtype=torch.int64)
     shifts = torch.zeros((*lists.shape, 3), dtype=torch.int32)
     used = [0] * len(lists)
-    for i, j, shift in zip(
-        pairs.first.tolist(), pairs.second.tolist(), pairs.shifts.tolist(), strict=True
-    ):
+    for i, j, shift in zip(first.tolist(), second.tolist(), both.tolist(), strict=True):
         slot = used[i] + (1 if used[i] >= 2 else 0)  # a hole in every row
         lists[i, slot] = j % n_atoms
         shifts[i, slot] = torch.tensor(shift, dtype=torch.int32)
@@ -339,6 +345,9 @@ def test_shapes_that_do_not_fit() -> None:
         pairs_of_lists(torch.zeros(1, 3, 2, dtype=torch.int64), torch.zeros(1, 3, 3))
     with pytest.raises(PairListError, match=r"from 0 to 2.*got 3"):
         pairs_of_lists(torch.full((1, 3, 2), 3))
+    half = torch.tensor([[[1, 2], [2, -1], [-1, -1]]])
+    with pytest.raises(PairListError, match="lists of both of its atoms"):
+        pairs_of_lists(half[:, :, 1:])
     model, _ = golden.load("se_e2_a-water")
     pairs = pairs_of_lists(torch.full((1, 3, 2), -1))
     with pytest.raises(ShapeError, match="types"):

@@ -19,6 +19,8 @@ from alchemi_bridge.potentials.deepmd.frozen import FrozenFile
 class FrozenEnergies(torch.nn.Module):
     """Atomic energies of a frozen model, with the signature of :class:`SeE2A`.
 
+    Every pair has to be there in both directions.
+
     Parameters
     ----------
     deepmd

@@ -14,6 +14,7 @@ from alchemi_bridge.errors import BridgeError, ConfigurationError, ModelLoadErro
 from alchemi_bridge.potentials._options import DTYPES
 from alchemi_bridge.potentials.deepmd.adapter import frozen_energies
 from alchemi_bridge.potentials.deepmd.definition import Definition, read_definition
+from alchemi_bridge.potentials.deepmd.environment import both_directions
 from alchemi_bridge.potentials.deepmd.frozen import FrozenFile, read_frozen
 from alchemi_bridge.potentials.deepmd.metatomic_model import wrap
 from alchemi_bridge.potentials.deepmd.model import SeE2A
@@ -178,6 +179,7 @@ def _wrapped(
         type_map=file.type_map,
         rcut=file.rcut,
         interaction_range=file.interaction_range,
+        full_list=definition is None,
         numbers=numbers,
         options={"model": model, "frozen_sha256": file.sha256},
     )
@@ -187,9 +189,9 @@ def _compare(native: tuple[SeE2A, Definition], file: FrozenFile, label: str) -> 
     """Largest difference of both codes; an error if it is more than rounding."""
     model, definition = native
     pairs = _random_pairs(definition.n_types, definition.rcut)
-    ours = _evaluate(model, pairs)
+    ours = _evaluate(model, pairs, full_list=False)
     try:
-        theirs = _evaluate(frozen_energies(file, label), pairs)
+        theirs = _evaluate(frozen_energies(file, label), pairs, full_list=True)
     except Exception as error:  # the file's own code runs, and may raise anything
         LOGGER.warning(
             "the model's own code fails, so that ours is not compared with it: %s",
@@ -214,7 +216,8 @@ def _compare(native: tuple[SeE2A, Definition], file: FrozenFile, label: str) -> 
 def _running(scripted: torch.nn.Module, file: FrozenFile, label: str) -> torch.nn.Module:
     """The model's own code, after it was seen to run."""
     try:
-        found = _evaluate(scripted, _random_pairs(len(file.type_map), file.rcut))
+        pairs = _random_pairs(len(file.type_map), file.rcut)
+        found = _evaluate(scripted, pairs, full_list=True)
     except Exception as error:  # the file's own code runs, and may raise anything
         raise ModelLoadError(
             label,
@@ -233,7 +236,7 @@ def _running(scripted: torch.nn.Module, file: FrozenFile, label: str) -> torch.n
 
 
 def _random_pairs(n_types: int, rcut: float) -> tuple[torch.Tensor, ...]:
-    """Vectors, first and second atoms of a cluster of all types, and the types."""
+    """Vectors, first and second atoms (each pair once) of a cluster of all types, and the types."""
     generator = torch.Generator().manual_seed(0)
     n_side = 3
     spacing = 0.55 * rcut
@@ -241,16 +244,16 @@ def _random_pairs(n_types: int, rcut: float) -> tuple[torch.Tensor, ...]:
     x = grid + 0.2 * spacing * torch.rand(grid.shape, dtype=torch.float64, generator=generator)
     types = torch.arange(len(x)) % n_types
     vectors = x.unsqueeze(0) - x.unsqueeze(1)
-    within = (vectors.norm(dim=2) < rcut) & ~torch.eye(len(x), dtype=torch.bool)
-    first, second = within.nonzero().unbind(1)
+    first, second = (vectors.norm(dim=2) < rcut).triu(diagonal=1).nonzero().unbind(1)
     return vectors[first, second], first, second, types
 
 
 def _evaluate(
-    model: torch.nn.Module, pairs: tuple[torch.Tensor, ...]
+    model: torch.nn.Module, pairs: tuple[torch.Tensor, ...], full_list: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     vectors, first, second, types = pairs
     vectors = vectors.clone().requires_grad_(True)
-    energies = model(vectors, first, second, types)
+    arguments = (vectors, first, second)
+    energies = model(*(both_directions(*arguments) if full_list else arguments), types)
     [gradient] = torch.autograd.grad(energies.sum(), [vectors])
     return energies.detach(), gradient

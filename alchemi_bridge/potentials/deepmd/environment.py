@@ -39,6 +39,17 @@ def environment_rows(
     return torch.stack([s, t * x, t * y, t * z], dim=1)
 
 
+def both_directions(
+    vectors: torch.Tensor, first: torch.Tensor, second: torch.Tensor
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(2 P, 3) vectors, first and second atoms of pairs that are there once."""
+    return (
+        torch.cat([vectors, -vectors]),
+        torch.cat([first, second]),
+        torch.cat([second, first]),
+    )
+
+
 def ranks(group: torch.Tensor, n_groups: int) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sort by group, stably, and count within the groups.
 

@@ -16,7 +16,7 @@ from alchemi_bridge.potentials.deepmd.model import SeE2A
 
 @dataclass(frozen=True, eq=False)
 class FramePairs:
-    """Pairs of F frames of N atoms each, both directions of every pair.
+    """Pairs of F frames of N atoms each, every pair once.
 
     They depend on the frames alone, so that a data set needs to find them once.
 
@@ -108,8 +108,9 @@ def pairs_of_frames(
     for frame in range(n_frames):
         cell = Cell.open() if cells is None else Cell.of(np.asarray(cells[frame].detach()))
         rows = find_pairs(coordinates[frame].detach(), cell, cutoff)
-        shifts = rows.shifts.to(torch.float64)
-        found.append(FramePairs(1, n_atoms, rows.first.long(), rows.second.long(), shifts))
+        once = rows.canonical
+        first, second = rows.first[once].long(), rows.second[once].long()
+        found.append(FramePairs(1, n_atoms, first, second, rows.shifts[once].to(torch.float64)))
     return concatenate(found)
 
 
@@ -119,7 +120,8 @@ def pairs_of_lists(lists: torch.Tensor, shifts: torch.Tensor | None = None) -> F
     Parameters
     ----------
     lists
-        (F, N, K) int64 neighbours of each atom, -1 where there is none.
+        (F, N, K) int64 neighbours of each atom, -1 where there is none. Every pair must be in the
+        lists of both of its atoms.
     shifts
         (F, N, K, 3) cell shifts of the neighbours; zero if None.
 
@@ -149,7 +151,18 @@ def pairs_of_lists(lists: torch.Tensor, shifts: torch.Tensor | None = None) -> F
         chosen = torch.zeros((len(first), 3), dtype=torch.float64, device=lists.device)
     else:
         chosen = shifts[frame, atom, slot].to(torch.float64)
-    return FramePairs(n_frames, n_atoms, first, second, chosen)
+    # an atom and its own image: the shift whose first number that is not zero is positive
+    sign = torch.sign(chosen)
+    leading = 9.0 * sign[:, 0] + 3.0 * sign[:, 1] + sign[:, 2]
+    once = (first < second) | ((first == second) & (leading > 0))
+    if 2 * int(once.sum()) != len(first):
+        raise PairListError(
+            "neighbour lists",
+            expected="every pair in the lists of both of its atoms",
+            got=f"{int(once.sum())} pairs in {len(first)} entries",
+            fix="make the lists full",
+        )
+    return FramePairs(n_frames, n_atoms, first[once], second[once], chosen[once])
 
 
 def concatenate(parts: Sequence[FramePairs]) -> FramePairs:

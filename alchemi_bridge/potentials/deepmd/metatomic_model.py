@@ -52,16 +52,20 @@ class DeePMDModel(torch.nn.Module):
         Its cutoff, Å.
     numbers
         Atomic number of each of its types.
+    full_list
+        Whether it wants every pair in both directions.
     """
 
     type_index: torch.Tensor
     empty: torch.Tensor
 
-    def __init__(self, energies: torch.nn.Module, rcut: float, numbers: List[int]) -> None:
+    def __init__(
+        self, energies: torch.nn.Module, rcut: float, numbers: List[int], full_list: bool
+    ) -> None:
         super().__init__()
         self.energies = energies
         # strict: the nets are the costly part, and a pair of the skin costs as much as any other
-        self.request = NeighborListOptions(cutoff=rcut, full_list=True, strict=True)
+        self.request = NeighborListOptions(cutoff=rcut, full_list=full_list, strict=True)
         # carries dtype and device for a call without systems
         self.register_buffer("empty", torch.zeros(0, dtype=torch.float64))
         self.type_numbers = numbers
@@ -137,6 +141,7 @@ def to_metatomic(
         type_map=definition.type_map,
         rcut=definition.rcut,
         interaction_range=definition.rcut,
+        full_list=False,
         numbers=numbers or {},
         options={"model": definition.to_deepmd()},
     )
@@ -149,6 +154,7 @@ def wrap(
     type_map: Sequence[str],
     rcut: float,
     interaction_range: float,
+    full_list: bool,
     numbers: Mapping[str, int],
     options: Dict[str, Any],
 ) -> AtomisticModel:
@@ -164,12 +170,14 @@ def wrap(
         Names of the types, and atomic numbers of those that are no chemical symbols.
     rcut, interaction_range
         Cutoff, and distance at which atoms cease to influence each other, Å.
+    full_list
+        Whether ``energies`` wants every pair in both directions.
     options
         For the metadata: what the model was made from.
     """
     known = atomic_numbers(type_map, numbers)
     return _options.to_model(
-        DeePMDModel(energies, rcut, known),
+        DeePMDModel(energies, rcut, known, full_list),
         name=f"deepmd-{kind}",
         options={**options, "types": known},
         types=known,

@@ -4,6 +4,9 @@
 DeePMD-kit gives every atom as many rows as ``sel`` says and fills what is left with empty rows.
 Empty rows count: after the mean is subtracted they are not zero. Here an atom has as many rows as
 the atom with the most neighbours, and all its empty rows, which are equal, are added at once.
+
+The embedding nets are the costly part. They see a distance only, so that both directions of a pair
+of equal types have the same result; it is computed once.
 """
 
 from typing import List, Optional, Tuple
@@ -16,7 +19,6 @@ from alchemi_bridge.potentials.deepmd.environment import (
     environment_rows,
     nearest,
     ranks,
-    restrict,
 )
 from alchemi_bridge.potentials.deepmd.nets import Net
 
@@ -115,8 +117,8 @@ class SeE2A(torch.nn.Module):
         Parameters
         ----------
         vectors
-            (P, 3) from the first to the second atom of each pair, Å; every pair within the cutoff,
-            in both directions.
+            (P, 3) from the first to the second atom of each pair, Å; every pair within the cutoff
+            once, in either direction.
         first, second
             (P,) int64 atoms of the pairs.
         types
@@ -129,95 +131,138 @@ class SeE2A(torch.nn.Module):
         torch.Tensor
             (N,) or (C,) float64, eV.
         """
-        center_types = types
-        row = first
-        if centers is not None:
-            center_types = types.index_select(0, centers)
-            vectors, row, second = restrict(vectors, first, second, types.shape[0], centers)
-        if center_types.shape[0] == 0:
+        by_type = types if centers is None else types.index_select(0, centers)
+        if by_type.shape[0] == 0:
             return torch.zeros(0, dtype=torch.float64, device=vectors.device)
-
         # central atoms of one type behind each other, so that each net has one slice to work on
-        by_type = torch.argsort(center_types, stable=True)
-        place = torch.empty_like(by_type)
-        place[by_type] = torch.arange(len(by_type), device=types.device)
-        center_types = center_types.index_select(0, by_type)
-        row = place.index_select(0, row)
+        by_type = torch.argsort(by_type, stable=True)
+        chosen = by_type if centers is None else centers.index_select(0, by_type)
+        here = torch.arange(chosen.shape[0], dtype=torch.int64, device=types.device)
+        place = torch.full_like(types, -1).index_copy(0, chosen, here)
 
-        moments, slices = self.moments(vectors, row, types.index_select(0, second), center_types)
+        moments, slices = self.moments(vectors, first, second, types, place, chosen)
         energies = self.fit(self.descriptor(moments), slices)
-        energies = energies + self.energy_bias.index_select(0, center_types)
-        return energies.index_select(0, place)
+        energies = energies + self.energy_bias.index_select(0, types.index_select(0, chosen))
+        if centers is None:
+            return energies.index_select(0, place)
+        return energies.index_select(0, place.index_select(0, centers))
 
     def moments(
         self,
         vectors: torch.Tensor,
-        row: torch.Tensor,
-        neighbor_types: torch.Tensor,
-        center_types: torch.Tensor,
+        first: torch.Tensor,
+        second: torch.Tensor,
+        types: torch.Tensor,
+        place: torch.Tensor,
+        centers: torch.Tensor,
     ) -> Tuple[torch.Tensor, List[int]]:
         """(C, 4, M) products of environment matrix and embedding, over the number of rows.
 
-        ``center_types`` ascends; also returned are the T + 1 places where its slices begin and end.
+        ``centers`` are (C,) atoms, by type, ``place`` is the place of each atom among them or -1.
+        Also returned are the T + 1 places where the slices of one type begin and end.
         """
-        n_centers = center_types.shape[0]
-        n_types = self.n_types
-        group = neighbor_types * n_centers + row
-        order, rank, counts = ranks(group, n_types * n_centers)
-        most, sizes, slices = self.sizes(counts, center_types)
-        if self.too_many(most):
-            kept = nearest(vectors, row, neighbor_types, n_centers, self.sel)
-            vectors, row = vectors.index_select(0, kept), row.index_select(0, kept)
-            neighbor_types = neighbor_types.index_select(0, kept)
-            group = neighbor_types * n_centers + row
-            order, rank, counts = ranks(group, n_types * n_centers)
-            most, sizes, slices = self.sizes(counts, center_types)
+        n_types, n_centers = self.n_types, centers.shape[0]
+        # both directions of every pair
+        vectors = torch.cat([vectors, -vectors])
+        row = place.index_select(0, torch.cat([first, second]))
+        first_type, second_type = types.index_select(0, first), types.index_select(0, second)
+        center_type = torch.cat([first_type, second_type])
+        neighbor_type = torch.cat([second_type, first_type])
+        rows = self.rows(vectors, center_type, neighbor_type)
+        number, used = self.distinct(first_type, second_type)
+        net = neighbor_type.index_select(0, used)
+        if not self.one_side:
+            net = net * n_types + center_type.index_select(0, used)
 
-        row = row.index_select(0, order)
-        centers = center_types.index_select(0, row)
-        rows = environment_rows(
-            vectors.index_select(0, order).to(self.dtype),
-            self.rcut_smth,
-            self.rcut,
-            self.env_protection,
-        )
-        rows = (rows - self.davg.index_select(0, centers)) / self.dstd.index_select(0, centers)
-        if self.excludes:
-            pair = centers * n_types + neighbor_types.index_select(0, order)
-            rows = rows * self.type_mask.index_select(0, pair).unsqueeze(1)
+        kept = (row >= 0).nonzero().squeeze(1)
+        counts = self.count(row, neighbor_type, kept, n_centers)
+        per_net = torch.bincount(net, minlength=len(self.embedding))
+        per_type = torch.bincount(types.index_select(0, centers), minlength=n_types)
+        # sizes that the host needs; reading them waits for the device
+        read: List[int] = torch.cat(
+            [counts.amax(dim=0), counts.sum(dim=1).amax().reshape(1), per_type, per_net]
+        ).tolist()
+        width = read[n_types]
+        if self.too_many(read[:n_types]):
+            kept = kept.index_select(
+                0,
+                nearest(
+                    vectors.index_select(0, kept),
+                    row.index_select(0, kept),
+                    neighbor_type.index_select(0, kept),
+                    n_centers,
+                    self.sel,
+                ),
+            )
+            counts = self.count(row, neighbor_type, kept, n_centers)
+            width = min(width, self.n_rows)
+        slices: List[int] = [0]
+        for n in read[n_types + 1 : 2 * n_types + 1]:
+            slices.append(slices[-1] + n)
 
-        total = torch.zeros((n_centers, 4, self.width), dtype=self.dtype, device=rows.device)
-        counts = counts.reshape(n_types, n_centers)
         empty = -self.davg / self.dstd
-        start = 0
+        types_here = types.index_select(0, centers)
+        total = torch.zeros((n_centers, 4, self.width), dtype=self.dtype, device=rows.device)
         for t in range(n_types):
-            if most[t] > 0:
-                stop = start + sizes[t]
-                place = row[start:stop] * most[t] + rank[start:stop]
-                grid = torch.zeros((n_centers * most[t], 4), dtype=self.dtype, device=rows.device)
-                grid = grid.index_copy(0, place, rows[start:stop])
-                total = total + self.products(grid.reshape(n_centers, most[t], 4), t, slices)
-                start = stop
-            n_empty = (self.limits[t] - counts[t]).to(self.dtype)
-            ones = self.empty_products(empty, t).index_select(0, center_types)
-            total = total + n_empty.reshape(-1, 1, 1) * ones
+            n_empty = (self.limits[t] - counts[:, t]).to(self.dtype).reshape(-1, 1, 1)
+            ones = self.empty_products(empty, t).index_select(0, types_here)
+            total = total + n_empty * ones
+        if width > 0:
+            embedded, order = self.embed(
+                rows.index_select(0, used)[:, :1], net, read[2 * n_types + 1 :]
+            )
+            number = order.index_select(0, number)
+            group = row.index_select(0, kept)
+            order, rank, _ = ranks(group, n_centers)
+            kept = kept.index_select(0, order)
+            slot = group.index_select(0, order) * width + rank
+            grid = torch.zeros((n_centers * width, 4), dtype=self.dtype, device=rows.device)
+            grid = grid.index_copy(0, slot, rows.index_select(0, kept))
+            # an empty slot may point anywhere: its row in the grid is zero
+            index = torch.zeros(n_centers * width, dtype=torch.int64, device=rows.device)
+            index = index.index_copy(0, slot, number.index_select(0, kept))
+            factors = embedded.index_select(0, index).reshape(n_centers, width, self.width)
+            grid = grid.reshape(n_centers, width, 4)
+            total = total + torch.bmm(grid.transpose(1, 2), factors)
         return total / self.n_rows, slices
 
-    def sizes(
-        self, counts: torch.Tensor, center_types: torch.Tensor
-    ) -> Tuple[List[int], List[int], List[int]]:
-        """Sizes that the host needs, in one read from the device.
+    def rows(
+        self, vectors: torch.Tensor, center_type: torch.Tensor, neighbor_type: torch.Tensor
+    ) -> torch.Tensor:
+        """(P, 4) rows of the environment matrix, mean and deviation taken out."""
+        rows = environment_rows(
+            vectors.to(self.dtype), self.rcut_smth, self.rcut, self.env_protection
+        )
+        rows = rows - self.davg.index_select(0, center_type)
+        rows = rows / self.dstd.index_select(0, center_type)
+        if self.excludes:
+            pair = center_type * self.n_types + neighbor_type
+            rows = rows * self.type_mask.index_select(0, pair).unsqueeze(1)
+        return rows
 
-        Returns the largest number of neighbours of each type, the numbers of pairs with each type
-        of neighbour, and the places where the slices of the central atoms begin and end.
+    def distinct(
+        self, first_type: torch.Tensor, second_type: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Directions of pairs with an embedding of their own.
+
+        Returns the number of each direction's embedding, and the directions of the embeddings.
         """
-        grid = counts.reshape(self.n_types, -1)
-        here = torch.arange(self.n_types, device=counts.device).unsqueeze(1) == center_types
-        read: List[int] = torch.cat([grid.amax(dim=1), grid.sum(dim=1), here.sum(dim=1)]).tolist()
-        slices: List[int] = [0]
-        for n in read[2 * self.n_types :]:
-            slices.append(slices[-1] + n)
-        return read[: self.n_types], read[self.n_types : 2 * self.n_types], slices
+        forward = torch.arange(first_type.shape[0], dtype=torch.int64, device=first_type.device)
+        if self.n_types == 1:
+            return torch.cat([forward, forward]), forward
+        other = first_type != second_type
+        backward = forward.shape[0] + other.cumsum(0) - 1
+        number = torch.cat([forward, torch.where(other, backward, forward)])
+        used = torch.cat([forward, forward.shape[0] + other.nonzero().squeeze(1)])
+        return number, used
+
+    def count(
+        self, row: torch.Tensor, neighbor_type: torch.Tensor, kept: torch.Tensor, n_centers: int
+    ) -> torch.Tensor:
+        """(C, T) numbers of neighbours of each type."""
+        group = row.index_select(0, kept) * self.n_types + neighbor_type.index_select(0, kept)
+        counts = torch.bincount(group, minlength=n_centers * self.n_types)
+        return counts.reshape(n_centers, self.n_types)
 
     def too_many(self, most: List[int]) -> bool:
         """Whether an atom has more neighbours of some type than the model takes."""
@@ -226,19 +271,23 @@ class SeE2A(torch.nn.Module):
             found = found or most[t] > limit
         return found
 
-    def products(self, grid: torch.Tensor, t: int, slices: List[int]) -> torch.Tensor:
-        """(C, 4, M) sums over the rows of (C, K, 4) environment matrices, neighbours of type t."""
-        if self.one_side:
-            for number, net in enumerate(self.embedding):
-                if number == t:
-                    return torch.matmul(grid.transpose(1, 2), net(grid[:, :, :1]))
+    def embed(
+        self, s: torch.Tensor, net: torch.Tensor, sizes: List[int]
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """(Q, M) embeddings of (Q, 1) distances, sorted by net, and the place of each.
+
+        ``sizes`` are the numbers of distances for each net.
+        """
+        order = torch.argsort(net, stable=True)
+        s = s.index_select(0, order)
         parts: List[torch.Tensor] = []
-        for number, net in enumerate(self.embedding):
-            i = number - t * self.n_types
-            if i >= 0 and i < self.n_types:
-                part = grid[slices[i] : slices[i + 1]]
-                parts.append(torch.matmul(part.transpose(1, 2), net(part[:, :, :1])))
-        return torch.cat(parts)
+        start = 0
+        for number, one in enumerate(self.embedding):
+            if sizes[number] > 0:
+                parts.append(one(s[start : start + sizes[number]]))
+                start += sizes[number]
+        places = torch.arange(order.shape[0], dtype=torch.int64, device=order.device)
+        return torch.cat(parts), torch.empty_like(order).index_copy(0, order, places)
 
     def empty_products(self, empty: torch.Tensor, t: int) -> torch.Tensor:
         """(T, 4, M) products of one empty row, for each type of central atom."""

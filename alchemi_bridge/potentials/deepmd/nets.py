@@ -79,8 +79,8 @@ class Layer(torch.nn.Module):
                 self.idt.normal_(0.1, 0.001, generator=generator)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., n_out) from (..., n_in)."""
-        y = activate(self.activation, torch.matmul(x, self.matrix) + self.bias)
+        """(P, n_out) from (P, n_in)."""
+        y = activate(self.activation, torch.addmm(self.bias, x, self.matrix))
         idt = self.idt
         if idt is not None:
             y = y * idt
@@ -144,7 +144,7 @@ class Net(torch.nn.Module):
             layer.initialise(generator)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., width of the last layer) from (..., n_in)."""
+        """(P, width of the last layer) from (P, n_in)."""
         for layer in self.layers:
             x = layer(x)
         return x

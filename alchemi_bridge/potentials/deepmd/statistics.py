@@ -9,7 +9,11 @@ import torch
 
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.potentials.deepmd.definition import Definition
-from alchemi_bridge.potentials.deepmd.environment import environment_rows, nearest
+from alchemi_bridge.potentials.deepmd.environment import (
+    both_directions,
+    environment_rows,
+    nearest,
+)
 from alchemi_bridge.potentials.deepmd.model import SeE2A
 
 #: Smallest standard deviation, and that of a type of which there is no atom, as in DeePMD-kit.
@@ -50,10 +54,11 @@ class EnvironmentStatistics:
         definition = self.definition
         n_types = definition.n_types
         sel = torch.tensor(definition.sel, device=first.device)
+        vectors, first, second = both_directions(vectors.detach(), first, second)
         kept = nearest(vectors, first, types[second], len(types), sel)
         first, second = first[kept], second[kept]
         rows = environment_rows(
-            vectors.detach()[kept].to(torch.float64),
+            vectors[kept].to(torch.float64),
             definition.rcut_smth,
             definition.rcut,
             definition.env_protection,
