@@ -24,7 +24,7 @@ from metatomic.torch import System
 from trust_files import check_message, entry, records_of, replaced, write
 
 from alchemi_bridge.errors import ConfigurationError, ModelLoadError, UntrustedModelError
-from alchemi_bridge.model import trust
+from alchemi_bridge.model import load_model, trust
 from alchemi_bridge.model.archive import Archive
 from alchemi_bridge.model.trust import (
     check_trust,
@@ -54,6 +54,17 @@ def test_records_of_a_good_model(model_path):
     assert set(records.export_metadata) == {"date", "platform"}
     assert not records.differentiates_internally
     verify_unchanged(records)
+
+
+def test_the_version_stands_in_one_of_two_places(model_path, tmp_path):
+    """Which one torch writes depends on the operators in the code; it reads both."""
+    records = records_of(model_path)
+    [name] = [name for name, _ in records if name.endswith("/version")]
+    other = name.replace("/version", "/.data/version")
+    assert ".data" not in name
+    path = write(tmp_path / "x.pt", [(other if n == name else n, data) for n, data in records])
+    assert check_trust(path).path == path
+    load_model(path)
 
 
 ALL_MODELS = [

@@ -1,7 +1,7 @@
 # ruff: noqa: UP006, UP035  (TorchScript compares against typing's classes)
 """Environment matrix of se_e2_a and the order of its rows, in TorchScript.
 
-H. Wang, L. Zhang, J. Han, W. E, Comput. Phys. Commun. 228, 178 (2018),
+H. Wang, L. Zhang, J. Han, W. E, Computer Physics Communications 228, 178 (2018),
 doi:10.1016/j.cpc.2018.03.016; switching function and statistics as in DeePMD-kit 3.2.0.
 """
 

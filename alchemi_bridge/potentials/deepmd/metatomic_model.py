@@ -30,8 +30,8 @@ from alchemi_bridge.potentials.deepmd.model import SeE2A
 PAPERS = {
     "se_e2_a": "L. Zhang, J. Han, H. Wang, W. A. Saidi, R. Car, W. E, Adv. Neural Inf. Process. "
     "Syst. 31 (2018), https://arxiv.org/abs/1805.09003",
-    "dpa1": "D. Zhang, H. Bi, F.-Z. Dai, W. Jiang, X. Liu, L. Zhang, H. Wang, npj Comput. Mater. "
-    "10, 94 (2024), https://doi.org/10.1038/s41524-024-01278-7",
+    "dpa1": "D. Zhang, H. Bi, F.-Z. Dai, W. Jiang, X. Liu, L. Zhang, H. Wang, npj Computational "
+    "Materials 10, 94 (2024), https://doi.org/10.1038/s41524-024-01278-7",
     "dpa3": "D. Zhang, A. Peng, C. Cai, W. Li, Y. Zhou, et al. (2025), "
     "https://arxiv.org/abs/2506.01686",
 }
