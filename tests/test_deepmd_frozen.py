@@ -246,6 +246,28 @@ def test_a_file_without_the_methods_is_refused(plain: Path, tmp_path: Path) -> N
     check_message(error)
 
 
+@pytest.mark.parametrize("method", ["get_rcut", "get_dim_fparam", "has_message_passing"])
+def test_a_file_that_does_not_answer_is_refused(method: str, plain: Path, tmp_path: Path) -> None:
+    path = edited(plain, tmp_path / "x.pth", method, f"{method}_2")
+    with pytest.raises(ModelLoadError, match=f"answers.*'{method}'") as error:
+        convert(path, tmp_path / "x.pt")
+    check_message(error)
+
+
+def test_messages_in_layers_that_are_not_known_are_refused(tmp_path: Path) -> None:
+    path = standin.save(tmp_path / "x.pth", "dpa3")
+    records = records_of(path)
+    renamed = []
+    for name, data in records:  # an attribute stands in the code and, with its length, in the data
+        if name.endswith(("standin.py", "data.pkl")):
+            data = data.replace(b"repflows", b"repblock")
+        renamed.append((name, data))
+    path = write(tmp_path / "y.pth", renamed)
+    with pytest.raises(ModelLoadError, match=r"answers.*repflows") as error:
+        convert(path, tmp_path / "x.pt")
+    check_message(error)
+
+
 def test_a_file_without_definition_is_refused(plain: Path, tmp_path: Path) -> None:
     path = edited(plain, tmp_path / "x.pth", "get_model_def_script", "get_script")
     with pytest.raises(ModelLoadError, match="what is in it") as error:

@@ -161,6 +161,13 @@ def _native(
         )
     try:
         definition = read_definition(file.definition, f"{label}, model")
+        if definition.type_map != file.type_map:
+            raise ModelLoadError(
+                f"{label}, model.type_map",
+                expected=f"the types of the model itself, {', '.join(file.type_map)}",
+                got=", ".join(definition.type_map),
+                fix="freeze it again from its checkpoint",
+            )
         return (from_deepmd(definition, file.module.state_dict(), label), definition), None
     except BridgeError as error:
         return None, error

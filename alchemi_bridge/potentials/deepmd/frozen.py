@@ -107,17 +107,28 @@ def read_frozen(path: str | Path, *, sha256: str | None = None) -> FrozenFile:
     module = _load(data, label)
     definition = _definition(module, label)
     kind = _kind(definition, label)
-    _check_inputs(module, label)
-    _check_compression(module, label)
-    rcut = float(module.get_rcut())
-    n_layers = 1
-    if module.has_message_passing():
-        n_layers = int(module.atomic_model.descriptor.repflows.nlayers)
+    try:
+        _check_inputs(module, label)
+        _check_compression(module, label)
+        type_map = tuple(str(name) for name in module.get_type_map())
+        rcut = float(module.get_rcut())
+        n_layers = 1
+        if module.has_message_passing():
+            n_layers = int(module.atomic_model.descriptor.repflows.nlayers)
+    except BridgeError:
+        raise
+    except Exception as error:  # the file's own code answers, and may raise anything
+        raise _unsupported(
+            label,
+            "a model that answers as those of DeePMD-kit 3 do (types, cutoff, layers)",
+            last_line(error),
+            "freeze it again with DeePMD-kit 3.2",
+        ) from error
     return FrozenFile(
         module=module,
         definition=definition,
         kind=kind,
-        type_map=tuple(str(name) for name in module.get_type_map()),
+        type_map=type_map,
         rcut=rcut,
         interaction_range=n_layers * rcut,
         sha256=records.sha256,
