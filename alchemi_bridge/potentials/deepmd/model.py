@@ -200,31 +200,49 @@ class SeE2A(torch.nn.Module):
         for n in read[n_types + 1 : 2 * n_types + 1]:
             slices.append(slices[-1] + n)
 
-        empty = -self.davg / self.dstd
-        types_here = types.index_select(0, centers)
-        total = torch.zeros((n_centers, 4, self.width), dtype=self.dtype, device=rows.device)
-        for t in range(n_types):
-            n_empty = (self.limits[t] - counts[:, t]).to(self.dtype).reshape(-1, 1, 1)
-            ones = self.empty_products(empty, t).index_select(0, types_here)
-            total = total + n_empty * ones
+        total = self.empty_rows(counts, types.index_select(0, centers))
         if width > 0:
             embedded, order = self.embed(
                 rows.index_select(0, used)[:, :1], net, read[2 * n_types + 1 :]
             )
-            number = order.index_select(0, number)
-            group = row.index_select(0, kept)
-            order, rank, _ = ranks(group, n_centers)
-            kept = kept.index_select(0, order)
-            slot = group.index_select(0, order) * width + rank
-            grid = torch.zeros((n_centers * width, 4), dtype=self.dtype, device=rows.device)
-            grid = grid.index_copy(0, slot, rows.index_select(0, kept))
-            # an empty slot may point anywhere: its row in the grid is zero
-            index = torch.zeros(n_centers * width, dtype=torch.int64, device=rows.device)
-            index = index.index_copy(0, slot, number.index_select(0, kept))
-            factors = embedded.index_select(0, index).reshape(n_centers, width, self.width)
-            grid = grid.reshape(n_centers, width, 4)
-            total = total + torch.bmm(grid.transpose(1, 2), factors)
+            number = order.index_select(0, number).index_select(0, kept)
+            row, rows = row.index_select(0, kept), rows.index_select(0, kept)
+            total = total + self.products(rows, embedded, row, number, n_centers, width)
         return total / self.n_rows, slices
+
+    def products(
+        self,
+        rows: torch.Tensor,
+        embedded: torch.Tensor,
+        row: torch.Tensor,
+        number: torch.Tensor,
+        n_centers: int,
+        width: int,
+    ) -> torch.Tensor:
+        """(C, 4, M) sums of rows times embeddings over the neighbours of each central atom.
+
+        ``row`` is the central atom of each of the ``rows``, ``number`` the place of its embedding,
+        ``width`` the largest number of neighbours.
+        """
+        order, rank, _ = ranks(row, n_centers)
+        slot = row.index_select(0, order) * width + rank
+        grid = torch.zeros((n_centers * width, 4), dtype=self.dtype, device=rows.device)
+        grid = grid.index_copy(0, slot, rows.index_select(0, order))
+        # an empty slot may point anywhere: its row in the grid is zero
+        index = torch.zeros(n_centers * width, dtype=torch.int64, device=rows.device)
+        index = index.index_copy(0, slot, number.index_select(0, order))
+        factors = embedded.index_select(0, index).reshape(n_centers, width, self.width)
+        return torch.bmm(grid.reshape(n_centers, width, 4).transpose(1, 2), factors)
+
+    def empty_rows(self, counts: torch.Tensor, center_types: torch.Tensor) -> torch.Tensor:
+        """(C, 4, M) what the empty rows add, of atoms with (C, T) ``counts`` of neighbours."""
+        empty = -self.davg / self.dstd
+        shape = (center_types.shape[0], 4, self.width)
+        total = torch.zeros(shape, dtype=self.dtype, device=empty.device)
+        for t in range(self.n_types):
+            n_empty = (self.limits[t] - counts[:, t]).to(self.dtype).reshape(-1, 1, 1)
+            total = total + n_empty * self.empty_products(empty, t).index_select(0, center_types)
+        return total
 
     def rows(
         self, vectors: torch.Tensor, center_type: torch.Tensor, neighbor_type: torch.Tensor
