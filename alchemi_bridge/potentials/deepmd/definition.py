@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from alchemi_bridge.errors import ConfigurationError
-from alchemi_bridge.potentials import _options
+from alchemi_bridge.potentials.deepmd.section import Section
 
 ACTIVATIONS = (
     *("tanh", "relu", "relu6", "softplus", "sigmoid", "gelu", "gelu_tf", "silu"),
@@ -164,7 +163,7 @@ def read_definition(model: Mapping[str, Any], where: str = "model") -> Definitio
     ConfigurationError
         If a key is missing, unknown, out of its range, or asks for what is not supported.
     """
-    root = _Section(model, where)
+    root = Section(model, where)
     kind = root.get("type", "standard")
     if kind != "standard":
         raise root.refuse("type", "'standard'", repr(kind), "only standard models are supported")
@@ -235,13 +234,13 @@ def check_model_keys(model: Mapping[str, Any], where: str = "model") -> None:
     ConfigurationError
         If a key is unknown, or asks for what is not supported.
     """
-    root = _Section(model, where)
+    root = Section(model, where)
     root.used |= {"type_map", "descriptor", "fitting_net"}
     root.finish(_MODEL_IGNORED, _MODEL_NEUTRAL)
 
 
 def _check_kind(
-    section: _Section, key: str, known: tuple[str, ...], default: str | None = None
+    section: Section, key: str, known: tuple[str, ...], default: str | None = None
 ) -> None:
     kind = section.get(key, default)
     if kind not in known:
@@ -250,7 +249,7 @@ def _check_kind(
         )
 
 
-def _pairs(section: _Section, n_types: int) -> tuple[tuple[int, int], ...]:
+def _pairs(section: Section, n_types: int) -> tuple[tuple[int, int], ...]:
     value = section.get("exclude_types", [])
     good = isinstance(value, list) and all(
         isinstance(pair, (list, tuple))
@@ -268,7 +267,7 @@ def _pairs(section: _Section, n_types: int) -> tuple[tuple[int, int], ...]:
     return tuple((pair[0], pair[1]) for pair in value)
 
 
-def _energies(section: _Section) -> tuple[float | None, ...]:
+def _energies(section: Section) -> tuple[float | None, ...]:
     value = section.get("atom_ener", []) or []
     energies: list[float | None] = []
     for entry in value if isinstance(value, list) else [value]:
@@ -280,91 +279,3 @@ def _energies(section: _Section) -> tuple[float | None, ...]:
             )
         energies.append(None if entry is None else float(entry))
     return tuple(energies)
-
-
-class _Section:
-    """One section of the document, which notices what nobody asked for."""
-
-    def __init__(self, values: Any, where: str) -> None:
-        if not isinstance(values, Mapping):
-            raise ConfigurationError(
-                where,
-                expected="a section with keys and values",
-                got=f"{type(values).__name__} {str(values)[:40]!r}",
-                fix="write it as in DeePMD-kit's input files",
-            )
-        self.values, self.where = values, where
-        self.used: set[str] = set()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.used.add(key)
-        return self.values.get(key, default)
-
-    def refuse(self, key: str, expected: str, got: str, fix: str) -> ConfigurationError:
-        return ConfigurationError(f"{self.where}.{key}", expected=expected, got=got, fix=fix)
-
-    def section(self, key: str) -> _Section:
-        return _Section(self.get(key), f"{self.where}.{key}")
-
-    def finish(self, ignored: tuple[str, ...], neutral: Mapping[str, tuple[Any, ...]]) -> None:
-        for key, value in self.values.items():
-            if key in self.used or key in ignored or key.startswith("_"):
-                continue
-            if key not in neutral:
-                known = sorted({*self.used, *ignored, *neutral})
-                raise self.refuse(
-                    key,
-                    f"only keys that are known here ({', '.join(known)})",
-                    "an unknown key",
-                    "remove it, or check its spelling and the version of DeePMD-kit (3.2 is known)",
-                )
-            if value not in neutral[key]:
-                raise self.refuse(
-                    key,
-                    f"none, or {neutral[key][0]!r}",
-                    repr(value),
-                    "this part of DeePMD-kit is not supported; use a model without it",
-                )
-
-    def number(self, key: str, default: float, above: float | None = None) -> float:
-        limits = {} if above is None else {"above": above}
-        value = self.get(key, default)
-        if isinstance(value, (bool, str)):
-            raise self.refuse(key, "a finite number", repr(value), "write a plain number")
-        return _options.number(f"{self.where}.{key}", value, **limits)
-
-    def count(self, key: str, default: int) -> int:
-        return _options.count(f"{self.where}.{key}", self.get(key, default))
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.get(key, default)
-        if not isinstance(value, bool):
-            raise self.refuse(key, "true or false", repr(value), "choose one of the two")
-        return value
-
-    def choice(self, key: str, known: tuple[str, ...], default: str) -> str:
-        value = self.get(key, default)
-        name = value.lower() if isinstance(value, str) else value
-        if name not in known:
-            raise self.refuse(
-                key, f"one of {', '.join(known)}", repr(value), "others are not supported yet"
-            )
-        return str(name)
-
-    def counts(self, key: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        value = self.get(key, default)
-        good = isinstance(value, (list, tuple)) and len(value) > 0
-        if not good or not all(type(one) is int and one > 0 for one in value):
-            raise self.refuse(
-                key, "a list of positive integers", repr(value), "write [10, 20, 40], for example"
-            )
-        return tuple(value)
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self.get(key)
-        good = isinstance(value, list) and len(value) > 0
-        if not good or not all(isinstance(one, str) for one in value):
-            raise self.refuse(key, "a list of names of types", repr(value), 'write ["O", "H"]')
-        if len(set(value)) != len(value):
-            raise self.refuse(key, "different names", repr(value), "name every type once")
-        return tuple(value)

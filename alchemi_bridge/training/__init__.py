@@ -1,0 +1,1 @@
+"""Training of DeePMD models on torch.distributed."""
