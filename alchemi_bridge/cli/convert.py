@@ -57,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command (see the module's ``--help``)."""
-    numbers = _numbers(args.types)
+    numbers = atomic_numbers(args.types)
     from alchemi_bridge.potentials.deepmd import convert
 
     done = convert(args.source, args.output, numbers=numbers, code=args.code, sha256=args.sha256)
@@ -68,7 +68,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _numbers(entries: Sequence[str]) -> dict[str, int]:
+def atomic_numbers(entries: Sequence[str]) -> dict[str, int]:
+    """What ``--types`` says.
+
+    Raises
+    ------
+    ConfigurationError
+        If an entry is not NAME=NUMBER, or a name comes twice.
+    """
     numbers: dict[str, int] = {}
     for entry in entries:
         name, _, number = entry.rpartition("=")

@@ -33,6 +33,9 @@ COMMANDS = {
     "doctor": "is everything here and in the accepted range: versions, devices, native code",
     "inspect": "what a model file is: outputs, units, cutoffs, inputs, extensions, hash",
     "convert": "make a metatomic model of a model of other software (DeePMD-kit)",
+    "train": "train a DeePMD model; torchrun starts several ranks",
+    "test": "errors of a trained model on labelled systems",
+    "freeze": "make a metatomic model of a checkpoint of 'train'",
     "evaluate": "energy, forces and stress of the structures in a file",
     "md": "molecular dynamics or relaxation of a structure",
     "parity": "do all ways of computing the same thing agree, and how fast are they",
@@ -80,7 +83,8 @@ def _on_all_ranks(arguments: list[str]) -> int:
     """Run the command; under mpiexec on the first rank, for which the others evaluate models."""
     from alchemi_bridge.domain.ranks import launched_ranks
 
-    if launched_ranks() < 2:
+    # what torchrun starts has a process group of its own, also where Slurm started torchrun
+    if launched_ranks() < 2 or "TORCHELASTIC_RUN_ID" in os.environ:
         return _run(arguments)
     from alchemi_bridge.domain import dismiss, follow, lead, world
 

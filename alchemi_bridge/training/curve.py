@@ -27,7 +27,7 @@ class LearningCurve:
     """
 
     def __init__(self, path: Path, first: int = 0) -> None:
-        self._path = path
+        self.path = path
         self.rows: list[dict[str, float]] = []
         if first > 0 and path.exists():
             with path.open(encoding="utf-8", newline="") as file:
@@ -57,11 +57,11 @@ class LearningCurve:
         writer.writeheader()
         for one in self.rows:
             writer.writerow({k: f"{v:.9g}" for k, v in one.items()})
-        write_atomically(self._path, text.getvalue().encode())
+        write_atomically(self.path, text.getvalue().encode())
 
     def plot(self) -> Path:
         """Draw the picture, and return its path."""
-        target = self._path.with_suffix(".png")
+        target = self.path.with_suffix(".png")
         plot_rows(self.rows, target)
         return target
 

@@ -80,6 +80,8 @@ class Training:
         The model, on the device of this rank.
     step
         Steps that are done.
+    curve
+        RMSEs so far; the first rank writes it.
 
     Raises
     ------
@@ -126,7 +128,7 @@ class Training:
         }  # fmt: skip
         if found is not None and start.restart:
             self._go_on(found)
-        self._curve = LearningCurve(folder / settings.curve_file, self.step)
+        self.curve = LearningCurve(folder / settings.curve_file, self.step)
         module = _Evaluated(self.model)
         self._module = (
             # every parameter takes part on every rank: nets without atoms get empty slices
@@ -166,6 +168,10 @@ class Training:
         """Steps in an epoch."""
         return len(self._batches)
 
+    def checkpoint_path(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self._folder / f"{self.settings.checkpoint}-{step}.pt"
+
     def steps(self) -> Iterator[int]:
         """Run the training; yields the number of steps that are done, after each of them."""
         settings = self.settings
@@ -183,7 +189,7 @@ class Training:
                     self._save()
                 yield self.step
         if self.ranks.is_first:
-            self._curve.plot()
+            self.curve.plot()
         self.ranks.wait()
 
     def _train(self, batch: Batch) -> FrameResults:
@@ -220,7 +226,7 @@ class Training:
             self._refuse_divergence()
         if self.ranks.is_first:
             rate = self.settings.rate(max(self.step - 1, 0))
-            self._curve.add(self.step, rate, training, validation)
+            self.curve.add(self.step, rate, training, validation)
 
     def _evaluate(self, batch: Batch) -> FrameResults:
         return evaluate(self.model, batch.coordinates, batch.cells, batch.types, batch.pairs)
@@ -230,10 +236,8 @@ class Training:
             self._refuse_divergence()
         if not self.ranks.is_first:
             return
-        name = self._folder / self.settings.checkpoint
-        path = name.with_name(f"{name.name}-{self.step}.pt")
         files.save(
-            path,
+            self.checkpoint_path(self.step),
             Checkpoint(
                 definition=self.definition,
                 step=self.step,
@@ -242,6 +246,7 @@ class Training:
                 plan=self._plan,
             ),
         )
+        name = self._folder / self.settings.checkpoint
         files.remove_old(name, self.settings.checkpoints_kept, self.step)
 
     def _refuse_divergence(self) -> None:

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-#: Set by torchrun for every process that it starts.
-TORCHRUN = "TORCHELASTIC_RUN_ID"
-
 
 @dataclass(frozen=True)
 class Ranks:

@@ -1,0 +1,138 @@
+"""``alchemi-bridge train``: train a DeePMD model."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alchemi_bridge.cli.console import print_json, print_table, progress, stdout_console
+from alchemi_bridge.cli.options import (
+    add_command,
+    apply_threads,
+    check_threads,
+    json_option,
+    positive_integer,
+)
+from alchemi_bridge.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from alchemi_bridge.training import Training
+
+_EPILOG = """\
+INPUT is DeePMD-kit's input file (version 2 or 3), the part that se_e2_a needs; data are systems in
+the npy format. On several ranks:
+
+    torchrun --nproc_per_node=2 --no-python alchemi-bridge train INPUT
+
+Batches then have the frames of INPUT for each rank, as with DeePMD-kit. Written are the learning
+curve (disp_file, and a picture beside it) and checkpoints (save_ckpt-STEP.pt), of which
+'alchemi-bridge freeze' makes a model for any engine.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the command."""
+    parser = add_command(
+        subparsers,
+        "train",
+        description="Train a DeePMD model (se_e2_a).",
+        parents=[json_option()],
+        epilog=_EPILOG,
+    )
+    parser.add_argument("input", metavar="INPUT", help="DeePMD-kit's input file (JSON)")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--restart",
+        metavar="CKPT",
+        help="go on from a checkpoint; NAME stands for the last of NAME-STEP.pt",
+    )
+    start.add_argument(
+        "--finetune", metavar="CKPT", help="begin with the weights of a checkpoint, at step zero"
+    )
+    parser.add_argument(
+        "--output", metavar="FOLDER", default=".", help="where files are written (default: here)"
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="where to train (default: a GPU if there is one); every rank has its own GPU",
+    )
+    parser.add_argument("--threads", metavar="N", type=positive_integer, help="threads of a rank")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command (see the module's ``--help``)."""
+    check_threads(args)
+    folder = Path(args.output)
+    if not folder.is_dir():
+        raise ConfigurationError(
+            "--output", expected="a folder that exists", got=str(folder), fix="create it first"
+        )
+    import torch
+
+    from alchemi_bridge.training import Start, Training, joined, read_input
+
+    apply_threads(args)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(
+            "--device", expected="a device that is there", got="cuda, and no GPU", fix="choose cpu"
+        )
+    settings = read_input(args.input)
+    start = Start(
+        restart=Path(args.restart) if args.restart else None,
+        finetune=Path(args.finetune) if args.finetune else None,
+    )
+    with joined(args.device) as ranks:
+        training = Training(settings, folder, ranks, start)
+        first, began = training.step, time.perf_counter()
+        steps = training.steps()
+        if ranks.is_first:
+            steps = progress(steps, "training", total=settings.n_steps - first)
+        for _ in steps:
+            pass
+        seconds = time.perf_counter() - began
+        if ranks.is_first:
+            report = _report(training, first, seconds)
+            if args.json:
+                print_json(report)
+            else:
+                _print(report)
+    return 0
+
+
+def _report(training: Training, first: int, seconds: float) -> dict[str, Any]:
+    rows = training.curve.rows
+    return {
+        "steps": training.step,
+        "epoch_length": training.epoch_length,
+        "ranks": training.ranks.n_ranks,
+        "device": str(training.ranks.device),
+        "ms_per_step": 1e3 * seconds / max(training.step - first, 1),
+        "checkpoint": str(training.checkpoint_path(training.step)),
+        "curve": str(training.curve.path),
+        # eV/atom, eV/Å, eV/atom: of the last batch, and of all validation frames
+        "errors": {k: v for k, v in rows[-1].items() if k.startswith(("training_", "validation_"))}
+        if rows
+        else {},
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("checkpoint", report["checkpoint"])
+    table.add_row("learning curve", report["curve"])
+    ranks = f"{report['ranks']} on {report['device'].partition(':')[0]}"
+    table.add_row("steps", f"{report['steps']} ({report['ms_per_step']:.1f} ms each)")
+    table.add_row("ranks", ranks)
+    for name, value in report["errors"].items():
+        label, _, quantity = name.partition("_")
+        unit = "meV/Å" if quantity == "force" else "meV/atom"
+        table.add_row(f"{label} {quantity} RMSE", f"{1e3 * value:.3g} {unit}")
+    print_table(table, stdout_console())
