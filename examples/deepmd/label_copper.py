@@ -14,9 +14,9 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 #: Repetitions of the cubic cell (4 atoms) and numbers of frames, for training and validation.
-SYSTEMS = {"32": ((2, 2, 2), 64, 8), "48": ((3, 2, 2), 52, 8)}
+SYSTEMS = {"32": ((2, 2, 2), 240, 16), "48": ((3, 2, 2), 120, 8)}
 #: Displacements (Å, standard deviation) and strains (largest element) go up to these.
-DISPLACEMENT, STRAIN = 0.15, 0.05
+DISPLACEMENT, STRAIN = 0.13, 0.05
 
 
 def frames(repeat: tuple[int, int, int], n: int, random: np.random.Generator) -> list[Atoms]:

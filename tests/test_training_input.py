@@ -1,0 +1,135 @@
+"""DeePMD's input file: what is read, and what is refused by the name of its key."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import training_parts
+
+from alchemi_bridge.errors import ConfigurationError, InputError
+from alchemi_bridge.training import find_systems, read_input, read_system
+from alchemi_bridge.training.preparation import most_neighbours, resolve
+from alchemi_bridge.training.schedule import ExponentialDecay
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    training_parts.write_data(tmp_path / "data")
+    return tmp_path
+
+
+def test_values_and_defaults(folder: Path) -> None:
+    settings = read_input(training_parts.write_input(folder, training__save_freq=None))
+    assert [path.name for path in settings.training.systems] == ["alloy", "copper"]
+    assert settings.training.batch_sizes == (2, 2)
+    assert settings.validation is None
+    assert (settings.n_steps, settings.seed, settings.curve_freq) == (12, 3, 4)
+    assert (settings.checkpoint, settings.checkpoint_freq) == ("model.ckpt", 1000)
+    # DeePMD-kit's defaults of what the file leaves out
+    assert (settings.weights.energy.start, settings.weights.energy.limit) == (0.02, 1.0)
+    assert (settings.weights.force.start, settings.weights.force.limit) == (1000.0, 1.0)
+    assert (settings.weights.virial.start, settings.weights.virial.limit) == (0.1, 1.0)
+    assert settings.optimiser == "adam"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(3, (3, 3)), ([4, 1], (4, 1)), ("auto", (8, 4)), ("auto:9", (3, 2)), ("auto:8", (2, 1))],
+)
+def test_batch_sizes(folder: Path, value: Any, expected: tuple[int, int]) -> None:
+    settings = read_input(
+        training_parts.write_input(folder, training__training_data__batch_size=value)
+    )
+    assert tuple(settings.training.batch_size(k, n) for k, n in enumerate((4, 8))) == expected
+
+
+def test_learning_rate_is_that_of_deepmd() -> None:
+    """Against the formula in its documentation; the rate ends where it is told to."""
+    rate = ExponentialDecay.over(4000, 1e-3, 1e-6, 500)
+    factor = math.exp(math.log(1e-6 / 1e-3) / (4000 / 500))
+    for step in (0, 499, 500, 1999, 3999):
+        assert rate(step) == pytest.approx(1e-3 * factor ** (step // 500), rel=1e-12)
+    assert rate(4000) == pytest.approx(1e-6, rel=1e-12)
+    assert rate(10**6) == 1e-6
+    assert ExponentialDecay.over(4000, 1e-3, 1e-6, 5000).decay_steps == 100
+    assert ExponentialDecay.over(500, 1e-3, 1e-6, 5000).decay_steps == 6
+
+
+def test_sel_is_counted_in_the_data(folder: Path) -> None:
+    settings = read_input(training_parts.write_input(folder))
+    systems = [read_system(one, ("Cu", "Au")) for one in find_systems(folder / "data")]
+    definition = resolve(settings.model, systems)
+    counted = most_neighbours(systems, definition)
+    # twelve nearest neighbours in the copper crystals
+    assert counted[0] >= 12
+    assert [s % 4 for s in definition.sel] == [0, 0]
+    assert all(n * 1.1 <= s < n * 1.1 + 4 for n, s in zip(counted, definition.sel, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"training__nunb_steps": 3}, "training.nunb_steps"),
+        ({"traning": {}}, "traning"),
+        ({"loss__start_pref_x": 1}, "loss.start_pref_x"),
+        ({"loss__start_pref_ae": 1}, "loss.start_pref_ae"),
+        ({"loss__start_pref_e": -1}, "loss.start_pref_e"),
+        ({"learning_rate__type": "cosine"}, "learning_rate.type"),
+        ({"learning_rate__stop_lr": 1}, "learning_rate.stop_lr"),
+        ({"learning_rate__start_lr": "fast"}, "learning_rate.start_lr"),
+        ({"training__numb_steps": None}, "training.numb_steps"),
+        ({"training__seed": -1}, "training.seed"),
+        ({"training__training_data": None}, "training.training_data"),
+        ({"training__training_data__systems": []}, "training.training_data.systems"),
+        ({"training__training_data__batch_size": [2]}, "training.training_data.batch_size"),
+        ({"training__training_data__batch_size": "auto:x"}, "training.training_data.batch_size"),
+        ({"training__training_data__set_prefix": "set"}, "training.training_data.set_prefix"),
+        ({"training__training_data__auto_prob": "prob_uniform"}, "training_data.auto_prob"),
+        ({"training__opt_type": "SGD"}, "training.opt_type"),
+        ({"model": 3}, "model"),
+    ],
+)
+def test_bad_keys_are_named(folder: Path, changes: dict[str, Any], key: str) -> None:
+    path = training_parts.write_input(folder, **changes)
+    with pytest.raises(ConfigurationError) as caught:
+        read_input(path)
+    assert key in caught.value.what
+    assert "input.json" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("document", "version"),
+    [
+        ({"use_smooth": True, "n_neuron": [10], "systems": []}, "DeePMD-kit 0"),
+        ({"model": {}, "training": {"systems": [], "set_prefix": "set"}}, "DeePMD-kit 1"),
+        ({"model": {"model_dict": {}}, "training": {}}, "several models"),
+    ],
+)
+def test_other_versions_are_refused_by_name(
+    tmp_path: Path, document: dict[str, Any], version: str
+) -> None:
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(ConfigurationError, match="layout of DeePMD-kit 2 or 3") as caught:
+        read_input(path)
+    assert version in caught.value.got
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": {}, "model": {}}', "\x00"])
+def test_files_that_are_no_input(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=r"bad\.json"):
+        read_input(path)
+    with pytest.raises(ConfigurationError, match=r"none\.json"):
+        read_input(tmp_path / "none.json")
+
+
+def test_folders_without_data(folder: Path) -> None:
+    path = training_parts.write_input(folder, training__training_data__systems="nowhere")
+    with pytest.raises(InputError, match="nowhere"):
+        read_input(path)
