@@ -33,7 +33,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train(path: Path, output: Path, start: Start | None = None, stop: int | None = None) -> Training:
+def train(
+    path: Path, output: Path, start: Start | None = None, stop: int | None = None
+) -> Training:
     """Run a training in this process, up to a step if ``stop`` is given."""
     output.mkdir(exist_ok=True)
     with joined("cpu") as ranks:
@@ -56,12 +58,12 @@ def curve(output: Path) -> list[dict[str, str]]:
 
 def test_a_training_learns_and_writes_what_it_did(folder: Path) -> None:
     path = training_parts.write_input(
-        folder, training__numb_steps=120, learning_rate__start_lr=0.02,
+        folder, training__numb_steps=120, training__disp_freq=40, learning_rate__start_lr=0.02,
         training__validation_data={"systems": "data"},
     )  # fmt: skip
     training = train(path, folder / "out")
     rows = curve(folder / "out")
-    assert [int(row["step"]) for row in rows] == list(range(0, 121, 4))
+    assert [int(row["step"]) for row in rows] == [0, 40, 80, 120]
     forces = [float(row["validation_force"]) for row in rows]
     assert forces[-1] < 0.6 * forces[0]
     # what the table says of all frames is what a plain loop over them says

@@ -74,7 +74,7 @@ def test_sel_is_counted_in_the_data(folder: Path) -> None:
     ("changes", "key"),
     [
         ({"training__nunb_steps": 3}, "training.nunb_steps"),
-        ({"traning": {}}, "traning"),
+        ({"training_": {}}, "training_"),
         ({"loss__start_pref_x": 1}, "loss.start_pref_x"),
         ({"loss__start_pref_ae": 1}, "loss.start_pref_ae"),
         ({"loss__start_pref_e": -1}, "loss.start_pref_e"),

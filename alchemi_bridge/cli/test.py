@@ -58,11 +58,11 @@ def run(args: argparse.Namespace) -> int:
         total.sums += sums.sums
         rows.append(_row(str(system.folder), system.n_frames, system.n_atoms, sums.rmse()))
     n_frames = sum(system.n_frames for system in systems)
-    document = {"systems": rows, "all": _row("all", n_frames, None, total.rmse())}
+    whole = _row("all", n_frames, None, total.rmse())
     if args.json:
-        print_json(document)
+        print_json({"systems": rows, "all": whole})
     else:
-        _print([*rows, document["all"]])
+        _print([*rows, whole])
     return 0
 
 

@@ -102,7 +102,8 @@ class Training:
                 fix="choose one",
             )
         self.settings, self.ranks, self._folder = settings, ranks, folder
-        found = files.load(start.restart or start.finetune) if start != Start() else None
+        source = start.restart or start.finetune
+        found = None if source is None else files.load(source)
         names = settings.model.get("type_map")
         type_map = names if isinstance(names, list) else []
         systems = read_systems(settings.training.systems, type_map)
