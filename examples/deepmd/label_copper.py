@@ -16,7 +16,7 @@ from ase.calculators.emt import EMT
 #: Repetitions of the cubic cell (4 atoms) and numbers of frames, for training and validation.
 SYSTEMS = {"32": ((2, 2, 2), 240, 16), "48": ((3, 2, 2), 120, 8)}
 #: Displacements (Å, standard deviation) and strains (largest element) go up to these.
-DISPLACEMENT, STRAIN = 0.13, 0.05
+DISPLACEMENT, STRAIN = 0.11, 0.05
 
 
 def frames(repeat: tuple[int, int, int], n: int, random: np.random.Generator) -> list[Atoms]:

@@ -1,0 +1,113 @@
+"""``train``, ``test`` and ``freeze`` on the command line, and the copper example."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import training_parts
+from cli_runs import Cli
+
+from alchemi_bridge.training import find_systems, read_input, read_system
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "deepmd"
+#: The goal of the copper example, eV/Å.
+FORCE_RMSE = 0.1
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(capsys)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    training_parts.write_data(tmp_path / "data")
+    return tmp_path
+
+
+def test_train_test_and_freeze(cli: Cli, folder: Path) -> None:
+    path = training_parts.write_input(folder)
+    done = cli("train", path, "--output", folder, "--device", "cpu", "--json")
+    assert done.status == 0, done.stderr
+    assert done.document["steps"] == 12
+    assert Path(done.document["checkpoint"]) == folder / "model.ckpt-12.pt"
+    assert {"training_energy", "training_force"} <= done.document["errors"].keys()
+
+    tested = cli("test", folder / "model.ckpt", folder / "data", "--json").document
+    assert [row["frames"] for row in tested["systems"]] == [7, 5]
+    # components of forces are counted, not frames: 7 frames of 4 atoms and 5 of 8
+    squares = [row["rmse"]["force"] ** 2 for row in tested["systems"]]
+    expected = ((28 * squares[0] + 40 * squares[1]) / 68) ** 0.5
+    assert tested["all"]["rmse"]["force"] == pytest.approx(expected, rel=1e-12)
+    table = cli("test", folder / "model.ckpt", folder / "data" / "copper")
+    assert f"{1e3 * tested['systems'][1]['rmse']['force']:.3f}" in table.stdout
+
+    frozen = cli("freeze", folder / "model.ckpt", folder / "alloy.pt", "--json").document
+    content = (folder / "alloy.pt").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == frozen["sha256"]
+    assert cli("inspect", folder / "alloy.pt").status == 0
+
+
+def test_restart_and_finetune_by_name(cli: Cli, folder: Path) -> None:
+    path = training_parts.write_input(folder)
+    assert cli("train", path, "--output", folder, "--device", "cpu").status == 0
+    longer = training_parts.write_input(folder, training__numb_steps=15)
+    done = cli(
+        "train", longer, "--output", folder, "--device", "cpu", "--json",
+        "--restart", folder / "model.ckpt",
+    )  # fmt: skip
+    assert done.document["steps"] == 15
+    done = cli(
+        "train", path, "--output", folder, "--device", "cpu",
+        "--finetune", folder / "model.ckpt-15.pt",
+    )  # fmt: skip
+    assert done.status == 0
+    assert "meV/Å" in done.stdout
+
+
+def test_errors_name_file_key_and_expectation(cli: Cli, folder: Path) -> None:
+    path = training_parts.write_input(folder, training__disp_frq=3)
+    cli("train", path, "--output", folder).failed_with("training.disp_frq", str(path))
+    path = training_parts.write_input(folder)
+    cli("train", path, "--output", folder / "none").failed_with("--output")
+    cli("train", path, "--output", folder, "--restart", folder / "no.pt").failed_with("no.pt")
+    forces = folder / "data" / "copper" / "set.000" / "force.npy"
+    np.save(forces, np.load(forces)[:, :6])
+    cli("train", path, "--output", folder).failed_with(str(forces), "(5, 24)")
+    cli("test", path, folder / "data").failed_with("input.json", "checkpoint")
+    cli("freeze", path, folder / "out.pt").failed_with("input.json")
+
+
+def test_copper_example_is_a_valid_input(tmp_path: Path) -> None:
+    """The data are where the input looks for them, and have forces that can be learnt."""
+    subprocess.run(
+        [sys.executable, EXAMPLES / "label_copper.py", tmp_path / "copper"], check=True, timeout=120
+    )
+    path = tmp_path / "copper.json"
+    path.write_text((EXAMPLES / "copper.json").read_text())
+    settings = read_input(path)
+    assert settings.validation is not None
+    assert len(settings.training.systems) == len(settings.validation.systems) == 2
+    for folder in find_systems(tmp_path / "copper"):
+        system = read_system(folder, ["Cu"])
+        assert 0.3 < system.forces.std() < 3.0
+        np.testing.assert_allclose(system.forces.sum(axis=1), 0.0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_copper_example_reaches_its_goal(cli: Cli, tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, EXAMPLES / "label_copper.py", tmp_path / "copper"], check=True, timeout=120
+    )
+    path = tmp_path / "copper.json"
+    path.write_text((EXAMPLES / "copper.json").read_text())
+    done = cli("train", path, "--output", tmp_path, "--device", "cpu", "--json")
+    assert done.status == 0, done.stderr
+    assert done.document["errors"]["validation_force"] < FORCE_RMSE
+    assert json.loads(path.read_text())["training"]["numb_steps"] == done.document["steps"]
