@@ -32,7 +32,7 @@ class Checkpoint:
     step
         Steps that are done.
     model, optimiser
-        Their ``state_dict()``.
+        Their ``state_dict()``; that of the optimiser also has its ``"name"``.
     plan
         What the order of the data follows from: seed, ranks, batches of an epoch.
     """

@@ -220,8 +220,13 @@ def _optimiser(root: Section, training: Section) -> tuple[str, int]:
     section, key = training, "opt_type"
     if "optimizer" in root.values:
         section, key = root.section("optimizer"), "type"
-    name = section.choice(key, OPTIMISERS, "Adam".lower())
+    name = section.choice(key, OPTIMISERS, "adam")
     block_size = section.count("kf_blocksize", 5120)
+    for key in ("kf_start_pref_e", "kf_limit_pref_e", "kf_start_pref_f", "kf_limit_pref_f"):
+        if section.number(key, 1.0) != 1.0:
+            raise section.refuse(
+                key, "1", repr(section.values[key]), "other weights are not supported"
+            )
     if section is not training:
         section.finish((), {})
     return name, block_size

@@ -12,17 +12,16 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from alchemi_bridge.errors import ConfigurationError, NonFiniteResultError
-from alchemi_bridge.potentials.deepmd import Definition, FrameResults, SeE2A, evaluate
+from alchemi_bridge.potentials.deepmd import Definition, FrameResults, evaluate
 from alchemi_bridge.training import checkpoint as files
 from alchemi_bridge.training.checkpoint import Checkpoint
 from alchemi_bridge.training.curve import LearningCurve
 from alchemi_bridge.training.input import DataInput, TrainingInput
 from alchemi_bridge.training.loading import Batch, Batches, Buffered
-from alchemi_bridge.training.loss import loss
-from alchemi_bridge.training.optimisers import optimiser
 from alchemi_bridge.training.preparation import new_model, resolve, shift_bias
 from alchemi_bridge.training.ranks import Ranks
 from alchemi_bridge.training.rmse import ErrorSums
+from alchemi_bridge.training.stepping import Evaluated, stepper
 from alchemi_bridge.training.systems import read_systems
 
 LOGGER = logging.getLogger(__name__)
@@ -43,21 +42,6 @@ class Start:
 
     restart: Path | None = None
     finetune: Path | None = None
-
-
-class _Evaluated(torch.nn.Module):
-    """Energies, forces and virials in one call, as DistributedDataParallel wants it."""
-
-    def __init__(self, model: SeE2A) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        found = evaluate(
-            self.model, batch.coordinates, batch.cells, batch.types, batch.pairs,
-            differentiable=True,
-        )  # fmt: skip
-        return found.energies, found.forces, found.virials
 
 
 class Training:
@@ -118,7 +102,7 @@ class Training:
                 shift_bias(model, self.definition, systems)
         self.model = model.to(ranks.device)
         self.step = 0
-        self._optimiser = optimiser(settings.optimiser, self.model)
+        self._stepper = stepper(settings, self.model, ranks)
         self._batches = self._loader(settings.training, systems)
         self._validation: Batches | None = None
         if settings.validation is not None:
@@ -130,7 +114,7 @@ class Training:
         if found is not None and start.restart:
             self._go_on(found)
         self.curve = LearningCurve(folder / settings.curve_file, self.step)
-        module = _Evaluated(self.model)
+        module = Evaluated(self.model)
         self._module = (
             # every parameter takes part on every rank: nets without atoms get empty slices
             DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -154,15 +138,16 @@ class Training:
                 tuple(found.plan.values()),
                 tuple(self._plan.values()),
             )
-        try:
-            self._optimiser.load_state_dict(dict(found.optimiser))
-        except (KeyError, ValueError) as error:
+        state = dict(found.optimiser)
+        name = state.pop("name", None)
+        if name != self.settings.optimiser:
             raise ConfigurationError(
                 "restart",
                 expected=f"a checkpoint of a training with {self.settings.optimiser}",
-                got="the state of another optimiser",
+                got=f"one with {name}: the state of another optimiser",
                 fix="choose the optimiser of that training, or start with --finetune",
-            ) from error
+            )
+        self._stepper.optimiser.load_state_dict(state)
 
     @property
     def epoch_length(self) -> int:
@@ -181,7 +166,7 @@ class Training:
         with Buffered(self._batches.steps(self.step, settings.n_steps)) as batches:
             for made in batches:
                 batch = made.to(self.ranks.device)
-                results = self._train(batch)
+                results = self._stepper.step(self._module, batch, self.step)
                 self.step += 1
                 last = self.step == settings.n_steps
                 if self.step % settings.curve_freq == 0 or last:
@@ -192,20 +177,6 @@ class Training:
         if self.ranks.is_first:
             self.curve.plot()
         self.ranks.wait()
-
-    def _train(self, batch: Batch) -> FrameResults:
-        settings = self.settings
-        rate = settings.rate(self.step)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        self._optimiser.zero_grad(set_to_none=True)
-        results = FrameResults(*self._module(batch))
-        ratio = rate / settings.rate.start
-        part = loss(results, batch.targets, settings.weights, ratio, batch.n_batch)
-        # DistributedDataParallel takes the mean over the ranks, and parts are to be summed
-        (part * self.ranks.n_ranks).backward()
-        self._optimiser.step()
-        return results
 
     def _report(self, done: tuple[FrameResults, Batch] | None) -> None:
         """A row of the learning curve: RMSEs of the last batch, and of all validation frames."""
@@ -243,7 +214,7 @@ class Training:
                 definition=self.definition,
                 step=self.step,
                 model=self.model.state_dict(),
-                optimiser=self._optimiser.state_dict(),
+                optimiser={"name": self.settings.optimiser, **self._stepper.optimiser.state_dict()},
                 plan=self._plan,
             ),
         )

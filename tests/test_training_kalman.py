@@ -1,0 +1,93 @@
+"""The Kalman filter against its formulas in NumPy, and a training with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import training_parts
+
+from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.training import Start, Training, joined, read_input
+from alchemi_bridge.training import checkpoint as checkpoints
+from alchemi_bridge.training.kalman import KalmanFilter
+
+KALMAN = {"training__opt_type": "LKF", "loss__start_pref_v": 0, "loss__limit_pref_v": 0}
+
+
+def test_updates_are_those_of_the_formulas() -> None:
+    """Three blocks; weights, covariances and forgetting after several updates."""
+    random = np.random.default_rng(0)
+    parameters = [torch.nn.Parameter(torch.from_numpy(random.normal(size=s))) for s in ((3, 2), 4)]
+    kalman = KalmanFilter(iter(parameters), 4)
+    w = np.concatenate([p.detach().numpy().flatten() for p in parameters])
+    blocks = [slice(0, 3), slice(3, 6), slice(6, 10)]
+    p = [np.eye(b.stop - b.start) for b in blocks]
+    forgetting = 0.98
+    for _ in range(5):
+        h, error = random.normal(size=10), random.uniform()
+        parameters[0].grad = torch.from_numpy(h[:6].reshape(3, 2).copy())
+        parameters[1].grad = torch.from_numpy(h[6:].copy())
+        kalman.update(torch.tensor(error, dtype=torch.float64))
+        a = 1 / sum(forgetting + h[b] @ q @ h[b] for b, q in zip(blocks, p, strict=True))
+        for k, b in enumerate(blocks):
+            gain = p[k] @ h[b]
+            w[b] += a * error * gain
+            p[k] = (p[k] - a * np.outer(gain, gain)) / forgetting
+        forgetting = 0.9987 * forgetting + 1 - 0.9987
+    found = np.concatenate([q.detach().numpy().flatten() for q in parameters])
+    np.testing.assert_allclose(found, w, rtol=1e-12)
+    state = kalman.state[parameters[0]]
+    for mine, expected in zip(state["covariances"], p, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-12, atol=1e-14)
+
+
+def _train(path: Path, output: Path, start: Start | None = None, stop: int = 10**9) -> Training:
+    output.mkdir(exist_ok=True)
+    with joined("cpu") as ranks:
+        training = Training(read_input(path), output, ranks, start or Start())
+        steps = training.steps()
+        for step in steps:
+            if step == stop:
+                steps.close()
+    return training
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    training_parts.write_data(tmp_path / "data")
+    return tmp_path
+
+
+def test_a_training_with_the_filter_learns(folder: Path) -> None:
+    path = training_parts.write_input(
+        folder, **KALMAN, training__numb_steps=40, training__disp_freq=40,
+        training__validation_data={"systems": "data"},
+    )  # fmt: skip
+    rows = _train(path, folder / "out").curve.rows
+    assert rows[-1]["validation_force"] < 0.8 * rows[0]["validation_force"]
+
+
+def test_restart_keeps_the_covariances(folder: Path) -> None:
+    path = training_parts.write_input(folder, **KALMAN)
+    _train(path, folder / "whole")
+    _train(path, folder / "cut", stop=7)
+    _train(path, folder / "cut", Start(restart=folder / "cut" / "model.ckpt"))
+    whole, cut = (
+        checkpoints.load(folder / name / "model.ckpt-12.pt").model for name in ("whole", "cut")
+    )
+    for name, tensor in whole.items():
+        assert torch.equal(cut[name], tensor), name
+
+
+def test_what_the_filter_can_not_do_is_refused(folder: Path) -> None:
+    path = training_parts.write_input(folder, training__opt_type="LKF")
+    with pytest.raises(ConfigurationError, match=r"loss\.start_pref_v"):
+        _train(path, folder / "out")
+    adam = training_parts.write_input(folder)
+    _train(adam, folder / "out")
+    path = training_parts.write_input(folder, **KALMAN)
+    with pytest.raises(ConfigurationError, match="state of another optimiser"):
+        _train(path, folder / "out", Start(restart=folder / "out" / "model.ckpt"))
