@@ -26,6 +26,9 @@ OTHER_ORDER = 1e-8
 #: The provider finds its own pairs: sums in another order.
 ROUNDING = 1e-10
 
+#: The same with one net in float32, eV/Å: forces of order one.
+SINGLE = 1e-5
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -166,6 +169,36 @@ def test_divergence_is_said_and_leaves_the_last_checkpoint(folder: Path) -> None
     assert not checkpoints.numbered(folder / "out" / "model.ckpt")
 
 
+def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.pt"
+    checkpoints.write_atomically(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="full"):
+        checkpoints.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.pt"]
+
+
+def test_single_precision_and_open_boundaries(folder: Path) -> None:
+    """Clusters without a cell, float32 in one net: the frozen model still says the same."""
+    for system in (folder / "data").iterdir():
+        (system / "nopbc").touch()
+    path = training_parts.write_input(folder, model__descriptor__precision="float32")
+    training = train(path, folder / "out")
+    assert {p.dtype for p in training.model.parameters()} == {torch.float32, torch.float64}
+    assert "training_virial" not in curve(folder / "out")[-1]
+    file = freeze(folder / "out" / "model.ckpt", folder / "alloy.pt")
+    [alloy, _] = _systems(path)
+    atoms = Atoms([("Cu", "Au")[t] for t in alloy.types], alloy.coordinates[0])
+    atoms.calc = BridgeCalculator(file, device="cpu")
+    expected = predict(training.model, alloy, 3.6)
+    np.testing.assert_allclose(atoms.get_forces(), expected.forces[0], atol=SINGLE)
+
+
 def launch(n_ranks: int, path: Path, output: Path) -> None:
     """``torchrun ... train``, as users start it."""
     output.mkdir()
@@ -182,10 +215,12 @@ def launch(n_ranks: int, path: Path, output: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_follow_one_process_with_the_double_batch(folder: Path) -> None:
-    path = training_parts.write_input(folder, training__training_data__batch_size=1)
+@pytest.mark.parametrize("optimiser", ["Adam", "LKF"])
+def test_two_ranks_follow_one_process_with_the_double_batch(folder: Path, optimiser: str) -> None:
+    changes = {"training__opt_type": optimiser, "loss": {}}
+    path = training_parts.write_input(folder, **changes, training__training_data__batch_size=1)
     launch(2, path, folder / "two")
-    train(training_parts.write_input(folder), folder / "one")
+    train(training_parts.write_input(folder, **changes), folder / "one")
     one, two = weights(folder / "one"), weights(folder / "two")
     for name, tensor in one.items():
         limit = OTHER_ORDER * float(tensor.abs().max())

@@ -91,6 +91,8 @@ def test_sel_is_counted_in_the_data(folder: Path) -> None:
         ({"training__training_data__auto_prob": "prob_uniform"}, "training_data.auto_prob"),
         ({"training__opt_type": "SGD"}, "training.opt_type"),
         ({"model": 3}, "model"),
+        ({"model__type_map": None}, "model.type_map"),
+        ({"training__kf_start_pref_e": 2}, "training.kf_start_pref_e"),
     ],
 )
 def test_bad_keys_are_named(folder: Path, changes: dict[str, Any], key: str) -> None:

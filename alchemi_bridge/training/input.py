@@ -141,6 +141,8 @@ def read_input(path: str | Path) -> TrainingInput:
     root = Section(document, f"'{path}'")
     # keys are named as in DeePMD-kit's documentation, under the file's name
     model = root.section("model")
+    # the data are read by it; the rest of the section is checked when they are there
+    model.texts("type_map")
     training = root.section("training")
     n_steps = training.count("numb_steps" if "stop_batch" not in training.values else "stop_batch",
                              0)  # fmt: skip

@@ -45,7 +45,7 @@ class KalmanFilter(torch.optim.Optimizer):
             ],
         }
 
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Not the way of a filter: call :meth:`update`."""
         raise NotImplementedError("a Kalman filter needs the error: call update(error)")
 
