@@ -84,13 +84,14 @@ def test_errors_name_file_key_and_expectation(cli: Cli, folder: Path) -> None:
     cli("freeze", path, folder / "out.pt").failed_with("input.json")
 
 
-def test_copper_example_is_a_valid_input(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["copper.json", "copper_adam.json"])
+def test_copper_example_is_a_valid_input(tmp_path: Path, name: str) -> None:
     """The data are where the input looks for them, and have forces that can be learnt."""
     subprocess.run(
         [sys.executable, EXAMPLES / "label_copper.py", tmp_path / "copper"], check=True, timeout=120
     )
     path = tmp_path / "copper.json"
-    path.write_text((EXAMPLES / "copper.json").read_text())
+    path.write_text((EXAMPLES / name).read_text())
     settings = read_input(path)
     assert settings.validation is not None
     assert len(settings.training.systems) == len(settings.validation.systems) == 2

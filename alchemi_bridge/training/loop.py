@@ -131,6 +131,12 @@ class Training:
 
     def _go_on(self, found: Checkpoint) -> None:
         self.step = found.step
+        if self.step >= self.settings.n_steps:
+            LOGGER.warning(
+                "nothing is left to do: the checkpoint has %d steps, training.numb_steps is %d",
+                self.step,
+                self.settings.n_steps,
+            )
         if dict(found.plan) != self._plan:
             LOGGER.warning(
                 "the order of the data is another one than before: seed, ranks and batches in an "
