@@ -6,14 +6,17 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import training_parts
 from cli_runs import Cli
 
 from alchemi_bridge.training import find_systems, read_input, read_system
+from alchemi_bridge.training.checkpoint import load, numbered
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "deepmd"
 #: The goal of the copper example, eV/Å.
@@ -112,3 +115,36 @@ def test_copper_example_reaches_its_goal(cli: Cli, tmp_path: Path) -> None:
     assert done.status == 0, done.stderr
     assert done.document["errors"]["validation_force"] < FORCE_RMSE
     assert json.loads(path.read_text())["training"]["numb_steps"] == done.document["steps"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_last_checkpoint(cli: Cli, folder: Path) -> None:
+    """Killed at a moment that nobody chose: files are whole, and the end is the same."""
+    path = training_parts.write_input(folder, training__numb_steps=400, training__save_freq=20)
+    output = folder / "out"
+    output.mkdir()
+    command = [sys.executable, "-m", "alchemi_bridge.cli.main", "train", str(path)]
+    process = subprocess.Popen([*command, "--output", str(output), "--device", "cpu"])
+    try:
+        deadline = time.monotonic() + 200
+        while not numbered(output / "model.ckpt"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    [*_, last] = numbered(output / "model.ckpt")
+    step = load(last).step
+    assert 20 <= step < 400
+    done = cli(
+        "train", path, "--output", output, "--device", "cpu", "--restart", output / "model.ckpt"
+    )
+    assert done.status == 0, done.stderr
+    whole = folder / "whole"
+    whole.mkdir()
+    assert cli("train", path, "--output", whole, "--device", "cpu").status == 0
+    found, expected = (load(place / "model.ckpt") for place in (output, whole))
+    assert found.step == expected.step == 400
+    for name, tensor in expected.model.items():
+        assert torch.equal(found.model[name], tensor), name

@@ -15,7 +15,7 @@ from alchemi_bridge.training.loss import Targets
 from alchemi_bridge.training.sampling import Share, ShareSampler, draw, weights
 from alchemi_bridge.training.systems import TrainingSystem
 
-#: Pairs of frames are kept up to this size, in each process, all systems together.
+#: Pairs of frames are kept up to this size in each process, of training and validation data each.
 CACHE_BYTES = 1 << 30
 #: Batches that are made before they are asked for.
 QUEUE_LENGTH = 8
