@@ -212,6 +212,7 @@ def launch(n_ranks: int, path: Path, output: Path) -> None:
         check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import torch
 import training_parts
 from cli_runs import Cli
 
+from alchemi_bridge.cli.main import _run
 from alchemi_bridge.training import find_systems, read_input, read_system
 from alchemi_bridge.training.checkpoint import load, numbered
 
@@ -85,6 +86,16 @@ def test_errors_name_file_key_and_expectation(cli: Cli, folder: Path) -> None:
     cli("train", path, "--output", folder).failed_with(str(forces), "(5, 24)")
     cli("test", path, folder / "data").failed_with("input.json", "checkpoint")
     cli("freeze", path, folder / "out.pt").failed_with("input.json")
+
+
+def test_ranks_of_mpi_are_not_taken_for_those_of_torchrun(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # only the command, without the MPI that the variable speaks of
+    monkeypatch.setattr("alchemi_bridge.domain.ranks.launched_ranks", lambda: 2)
+    monkeypatch.setattr("alchemi_bridge.cli.main._on_all_ranks", _run)
+    path = training_parts.write_input(folder)
+    cli("train", path, "--output", folder).failed_with("torchrun")
 
 
 @pytest.mark.parametrize("name", ["copper.json", "copper_adam.json"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +74,17 @@ def run(args: argparse.Namespace) -> int:
         )
     import torch
 
+    from alchemi_bridge.domain.ranks import launched_ranks
     from alchemi_bridge.training import Start, Training, joined, read_input
 
     apply_threads(args)
+    if launched_ranks() > 1 and "WORLD_SIZE" not in os.environ:
+        raise ConfigurationError(
+            "train on several ranks",
+            expected="ranks that torchrun started",
+            got="ranks of MPI",
+            fix="use torchrun --nproc_per_node=N --no-python alchemi-bridge train INPUT",
+        )
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError(
             "--device", expected="a device that is there", got="cuda, and no GPU", fix="choose cpu"

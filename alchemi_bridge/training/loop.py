@@ -117,7 +117,9 @@ class Training:
         module = Evaluated(self.model)
         self._module = (
             # every parameter takes part on every rank: nets without atoms get empty slices
-            DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+            DistributedDataParallel(
+                module, forward_sync_buffers=False, gradient_as_bucket_view=True
+            )
             if ranks.n_ranks > 1
             else module
         )
