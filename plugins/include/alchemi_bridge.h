@@ -313,6 +313,34 @@ typedef struct ab_buffers {
 /** A handle; not an address that could be read. */
 typedef struct ab_provider ab_provider;
 
+/** What a setup file says: for engines whose own input has no place for it. The file is text, with a
+ *  keyword and its values in each line, and `#` before comments; paths in it are relative to its folder.
+ *  - model FILE: the metatomic model;
+ *  - which atoms the model sees: `atoms all` (the default), `atoms 1-10,15` (numbered from 1), or
+ *    `group INDEX.ndx NAME`, a group of an index file of GROMACS;
+ *  - which elements they are: `species Ar` for all of them, `species O H H ...` one for each of them,
+ *    `structure FILE` (any file with elements that ASE reads, with all atoms of the engine), or
+ *    `topology FILE` (what `gmx grompp -pp` writes, with atomic numbers of the atom types);
+ *  - energies FILE: where the engine's plugin writes the energy of the model; `energies none`: nowhere;
+ *  - every N: how often it does;
+ *  - periodic on|off|xy...: the periodic directions, where the engine does not tell them;
+ *  - skin LENGTH UNIT: of the provider's search, such as `skin 1 angstrom`;
+ *  - and the keywords of ab_options. */
+typedef struct ab_setup {
+    uint32_t struct_size;
+    int32_t n_keywords;
+    const char *model;
+    const char *const *keywords; /**< as in ab_options */
+    const char *energies;        /**< path; NULL for none */
+    const int64_t *atoms;        /**< n_atoms indices into the engine's atoms, ascending */
+    const int32_t *types;        /**< n_atoms atomic numbers */
+    int64_t n_atoms;
+    int64_t every;
+    double skin;                 /**< nm */
+    int32_t periodic[3];         /**< 1, 0, or -1 if the file does not say */
+    int32_t reserved;
+} ab_setup;
+
 /** The functions. */
 typedef struct ab_functions {
     uint32_t struct_size;
@@ -332,6 +360,12 @@ typedef struct ab_functions {
     /** What the last call of this thread that failed had to say, UTF-8; valid until the next one
      *  that fails. */
     const char *(*message)(void);
+    /** Read a setup file for an engine with `n_atoms` atoms. With `text` its contents are taken from
+     *  there, and `path` only tells where other files lie. The caller has set struct_size; pointers
+     *  stay valid until `release_setup`. */
+    int32_t (*read_setup)(const char *path, const char *text, int64_t n_atoms, ab_setup *setup);
+    /** Let go of what `setup` points to; NULL is allowed. */
+    void (*release_setup)(ab_setup *setup);
 } ab_functions;
 
 /** Get the functions: start Python if there is none in the process, and import the bridge.

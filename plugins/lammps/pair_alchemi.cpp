@@ -12,6 +12,8 @@
 #include "pair_alchemi.h"
 #include "pair_alchemi_internal.h"
 
+#include "alchemi_bridge_loader.h"
+
 #include "atom.h"
 #include "comm.h"
 #include "domain.h"
@@ -21,8 +23,6 @@
 #include "neighbor.h"
 #include "update.h"
 #include "utils.h"
-
-#include <dlfcn.h>
 
 #include <algorithm>
 #include <cmath>
@@ -38,8 +38,6 @@ namespace {
 // box has shrunk so far, or an atom moved against it, that a pair may be missing; LAMMPS measures that
 // otherwise, and must not be refused where it sees no need for a new list.
 constexpr double SHRINKING = 0.01;
-
-constexpr int MESSAGE_SIZE = 4096;
 
 // Places of xx, yy, zz, xy, xz, yz in a 3 x 3 tensor.
 constexpr int ROW[6] = {0, 1, 2, 0, 0, 1}, COLUMN[6] = {0, 1, 2, 1, 2, 2};
@@ -60,27 +58,6 @@ const UnitStyle *unit_style(const char *name)
   for (const auto &style : UNITS)
     if (strcmp(style.name, name) == 0) return &style;
   return nullptr;
-}
-
-// The library with the function table: named by whoever started this process, or known from the build.
-const ab_functions *load_bridge(std::string &problem)
-{
-  const char *path = getenv("ALCHEMI_BRIDGE_LIBRARY");
-  if (!path || !*path) path = AB_LIBRARY;
-  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (!library) {
-    problem = dlerror();
-    return nullptr;
-  }
-  auto get = reinterpret_cast<ab_get_functions>(dlsym(library, ALCHEMI_BRIDGE_SYMBOL));
-  if (!get) {
-    problem = std::string(path) + " has no " + ALCHEMI_BRIDGE_SYMBOL;
-    return nullptr;
-  }
-  char message[MESSAGE_SIZE] = "";
-  const ab_functions *functions = get(ALCHEMI_BRIDGE_VERSION, message, sizeof message);
-  problem = message;
-  return functions;
 }
 
 }    // namespace
@@ -146,7 +123,7 @@ void PairAlchemi::agree(int32_t code, const char *own_message)
   if (all[1] == 0) tell_warnings();
   const int failed = all[0];
   if (failed == comm->nprocs) return;
-  char text[MESSAGE_SIZE] = "";
+  char text[alchemi_bridge::MESSAGE_SIZE] = "";
   if (comm->me == failed) {
     std::string message = own_message ? own_message : bridge->message();
     if (code == AB_ERROR_STALE)
@@ -224,7 +201,7 @@ void PairAlchemi::open()
                "one of these",
                (const char *) update->unit_style);
   std::string problem;
-  if (!bridge) bridge = load_bridge(problem);
+  if (!bridge) bridge = alchemi_bridge::load(AB_LIBRARY, problem);
   agree(bridge ? AB_OK : AB_ERROR_INTERNAL, problem.c_str());
 
   // ranks of a node share its GPUs

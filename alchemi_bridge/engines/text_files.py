@@ -1,0 +1,26 @@
+"""Text files that users write, and what can go wrong when they are opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alchemi_bridge.errors import StructureFileError
+
+
+def content_of(path: Path, what: str) -> str:
+    """The whole text.
+
+    Raises
+    ------
+    StructureFileError
+        If there is no such file, or it is no text in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise StructureFileError(
+            f"{what} '{path}'",
+            expected="a text file that can be read",
+            got="no such file" if isinstance(error, FileNotFoundError) else str(error),
+            fix="check the path",
+        ) from error

@@ -1,0 +1,33 @@
+/* The file with the energies of the model: engines do not count what comes through this interface.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ */
+#ifndef ALCHEMI_PLUMED_ENERGIES_H
+#define ALCHEMI_PLUMED_ENERGIES_H
+
+#include <cstdio>
+#include <string>
+
+namespace alchemi_plumed {
+
+/* Lines of step, time (ps) and energy (kJ/mol), as PLUMED's tools read them. */
+class Energies {
+public:
+    ~Energies();
+
+    /* With `restart` the file is gone on with: lines of steps that are done again are dropped. Else a
+     * file of that name is renamed as GROMACS does it. */
+    void open(const std::string &path, bool restart);
+    void write(long long step, double time, double energy);
+
+private:
+    void start(long long step);
+
+    std::FILE *file = nullptr;
+    std::string name;
+    bool going_on = false;
+};
+
+} // namespace alchemi_plumed
+
+#endif
