@@ -6,6 +6,7 @@ interface, which versions from 2025 on have.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -391,6 +392,10 @@ def _settings() -> dict[str, str]:
 def message_of(said: str) -> str:
     """GROMACS' message in what it printed when it failed, in one line; else the last lines."""
     lines = [line.strip() for line in said.splitlines()]
+    # grompp says what is wrong before it says that something is
+    wrong = [k for k, line in enumerate(lines) if re.match(r"ERROR \d+ \[", line)]
+    if wrong:
+        return " ".join(itertools.takewhile(bool, lines[wrong[0] :]))
     starts = [k for k, line in enumerate(lines) if line.startswith("Source file:")]
     if starts:
         block = []
