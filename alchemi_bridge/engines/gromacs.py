@@ -224,17 +224,17 @@ class Run:
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
     @property
-    def seconds(self) -> float:
-        """Wall time of its steps, since they were counted anew if ``-resetstep`` asked for that.
+    def nanoseconds_per_day(self) -> float:
+        """Simulated time in a day, as the log has it: of the steps since ``-resetstep``, if given.
 
         Raises
         ------
         EvaluationError
             If the log does not tell.
         """
-        found = re.search(r"^\s+Time:\s+\S+\s+(\S+)", self.log, re.MULTILINE)
+        found = re.search(r"^Performance:\s+(\S+)", self.log, re.MULTILINE)
         if found is None:
-            raise _failed("mdrun", "a log without times")
+            raise _failed("mdrun", "a log without its performance")
         return float(found[1])
 
     def energies(self, *names: str) -> dict[str, np.ndarray]:
@@ -392,10 +392,11 @@ def _settings() -> dict[str, str]:
 def message_of(said: str) -> str:
     """GROMACS' message in what it printed when it failed, in one line; else the last lines."""
     lines = [line.strip() for line in said.splitlines()]
-    # grompp says what is wrong before it says that something is
-    wrong = [k for k, line in enumerate(lines) if re.match(r"ERROR \d+ \[", line)]
-    if wrong:
-        return " ".join(itertools.takewhile(bool, lines[wrong[0] :]))
+    # grompp says what is wrong before it says that something is; a warning is enough to fail
+    for kind in ("ERROR", "WARNING"):
+        wrong = [k for k, line in enumerate(lines) if re.match(rf"{kind} \d+ \[", line)]
+        if wrong:
+            return " ".join(itertools.takewhile(bool, lines[wrong[0] :]))
     starts = [k for k, line in enumerate(lines) if line.startswith("Source file:")]
     if starts:
         block = []

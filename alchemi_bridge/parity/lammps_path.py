@@ -12,7 +12,8 @@ import sys
 from alchemi_bridge.engines import lammps_library, lammps_plugin
 from alchemi_bridge.errors import BridgeError, ConfigurationError, first_line
 from alchemi_bridge.parity.cases import LENNARD_JONES, STILLINGER_WEBER
-from alchemi_bridge.parity.lammps_worker import keywords, numbers_of
+from alchemi_bridge.parity.keywords import keywords
+from alchemi_bridge.parity.lammps_worker import numbers_of
 from alchemi_bridge.parity.paths import Evaluator, Job, ParityPath, register
 from alchemi_bridge.parity.remote import RemoteEvaluator, Worker, worker
 
@@ -54,7 +55,7 @@ class LammpsPath(ParityPath):
         if loaded.requested_inputs:
             return f"the model requests {', '.join(loaded.requested_inputs)}"
         try:
-            keywords(job.options)
+            keywords(job.options, self.name)
         except ConfigurationError as error:
             return first_line(error)
         return None
