@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from alchemi_bridge.engines.elements import number_of, of_structure, of_topology
+from alchemi_bridge.engines.interface.options import known
 from alchemi_bridge.engines.text_files import content_of
 from alchemi_bridge.errors import ConfigurationError, InputError, UnitError
 from alchemi_bridge.units import conversion_factor
@@ -25,6 +26,9 @@ DEFAULT_ENERGIES = "bridge.energies"
 #: Keywords of which only one may stand in a file.
 WHICH = ("atoms", "group")
 ELEMENTS = ("species", "structure", "topology")
+
+#: All that are not options of the provider.
+OWN = ("model", *WHICH, *ELEMENTS, "energies", "every", "periodic", "skin")
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +132,7 @@ def read_setup(path: Path, n_atoms: int, text: str | None = None) -> Setup:
         every=_count(lines, "every", "1"),
         skin=_length(lines, "skin", DEFAULT_SKIN),
         periodic=_periodic(lines),
-        # what is left are options of the provider, which refuses names that it does not know
+        # what is left are options of the provider
         keywords={name: _keyword(lines, name) for name in list(lines.words)},
     )
 
@@ -143,6 +147,13 @@ def _split(path: Path, text: str) -> _Lines:
         if not words:
             continue
         name, *values = words
+        if name not in OWN and name not in known():
+            raise ConfigurationError(
+                f"line {number} of {path}",
+                expected=f"one of {', '.join([*OWN, *known()])}",
+                got=f"'{name}'",
+                fix="correct the name",
+            )
         if name in lines.words:
             raise lines.wrong(name, "each keyword once", f"it again in line {number}")
         if not values:

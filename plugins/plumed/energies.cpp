@@ -68,7 +68,7 @@ void Energies::write(long long step, double time, double energy)
     if (name.empty()) return;
     if (!file) start(step);
     /* each line at once: a run may be killed */
-    if (std::fprintf(file, "%lld %.6f %.15g\n", step, time, energy) < 0 || std::fflush(file))
+    if (std::fprintf(file, "%lld %.10g %.15g\n", step, time, energy) < 0 || std::fflush(file))
         throw not_written(name, std::strerror(errno));
 }
 

@@ -26,9 +26,18 @@ constexpr Handle MPICH_BYTE = 0x4c00010d, MPICH_DOUBLE = 0x4c00080b, MPICH_SUM =
 /* Bytes in one broadcast: MPI counts with int. */
 constexpr size_t LARGEST = size_t(1) << 30;
 
+/* The MPI of the process: among its symbols, or (Python hosts load it for themselves) by name. */
+void *library()
+{
+    if (dlsym(RTLD_DEFAULT, "MPI_Comm_rank")) return RTLD_DEFAULT;
+    for (const char *name : {"libmpi.so.12", "libmpi.so.40", "libmpi.so", "libmpi_cray.so.12"})
+        if (void *found = dlopen(name, RTLD_NOW | RTLD_NOLOAD)) return found;
+    return RTLD_DEFAULT;
+}
+
 template <typename F> void find(const char *name, F &function)
 {
-    function = reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name));
+    function = reinterpret_cast<F>(dlsym(library(), name));
     if (!function)
         throw Failure(std::string("MPI: expected the engine's MPI library among the symbols of the "
                                   "process, got no ") +
@@ -61,11 +70,11 @@ struct Mpi {
         find("MPI_Bcast", bcast);
         find("MPI_Finalized", finalized);
         find("MPI_Get_library_version", library_version);
-        if (void *there = dlsym(RTLD_DEFAULT, "ompi_mpi_double")) {
+        if (void *there = dlsym(library(), "ompi_mpi_double")) {
             is_open_mpi = true;
             real = reinterpret_cast<Handle>(there);
-            byte = reinterpret_cast<Handle>(dlsym(RTLD_DEFAULT, "ompi_mpi_byte"));
-            sum = reinterpret_cast<Handle>(dlsym(RTLD_DEFAULT, "ompi_mpi_op_sum"));
+            byte = reinterpret_cast<Handle>(dlsym(library(), "ompi_mpi_byte"));
+            sum = reinterpret_cast<Handle>(dlsym(library(), "ompi_mpi_op_sum"));
             return;
         }
         char text[8192] = ""; /* MPI_MAX_LIBRARY_VERSION_STRING of MPICH */

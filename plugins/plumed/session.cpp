@@ -253,14 +253,21 @@ void Session::set_contiguous(long long start)
 void Session::find_rows()
 {
     rows.clear();
+    std::vector<bool> seen(n_model, false);
     const long long here = n_local >= 0 ? n_local : ranks.several() ? 0 : n_atoms;
     for (long long k = 0; k < here; ++k) {
         const long long atom = local_indices ? local_indices[k] - first_index : k + contiguous_start;
         if (atom < 0 || atom >= n_atoms)
             throw Failure("index of a local atom: expected 0 to " + std::to_string(n_atoms - 1) +
                           ", got " + std::to_string(atom));
-        if (const int there = place[static_cast<size_t>(atom)]; there >= 0)
-            rows.push_back({static_cast<size_t>(k), static_cast<size_t>(there)});
+        const int there = place[static_cast<size_t>(atom)];
+        if (there < 0) continue;
+        const size_t row = static_cast<size_t>(there);
+        if (seen[row])
+            throw Failure("atoms of the model: expected each once, got atom " + std::to_string(atom + 1) +
+                          " again");
+        seen[row] = true;
+        rows.push_back({static_cast<size_t>(k), row});
     }
     rows_are_known = true;
 }
@@ -277,7 +284,7 @@ void Session::collect()
 {
     const size_t n = 3 * n_model;
     auto &all = staged_positions;
-    all.assign(n + 2, 0.0);
+    all.assign(n + 3, 0.0);
     std::string problem;
     try {
         if (!rows_are_known) find_rows();
@@ -289,15 +296,19 @@ void Session::collect()
     } catch (const Failure &failure) {
         problem = failure.what(); /* the others wait in the sum */
     }
+    /* how many atoms there are, and the sum of their numbers: whether each came once */
     all[n] = static_cast<double>(rows.size());
-    all[n + 1] = problem.empty() ? 0.0 : 1.0;
+    for (const Row &row : rows) all[n + 1] += static_cast<double>(row.atom);
+    all[n + 2] = problem.empty() ? 0.0 : 1.0;
     ranks.sum(all);
     if (!problem.empty()) throw Failure(problem);
     if (!ranks.first()) return;
-    if (all[n + 1] > 0.0) throw Failure("another rank has failed; see what it says");
-    if (all[n] != static_cast<double>(n_model))
+    if (all[n + 2] > 0.0) throw Failure("another rank has failed; see what it says");
+    const double count = static_cast<double>(n_model);
+    if (all[n] != count || all[n + 1] != 0.5 * count * (count - 1.0))
         throw Failure("atoms of the model: expected each of " + std::to_string(n_model) +
-                      " once among all ranks, got " + std::to_string(static_cast<long long>(all[n])));
+                      " once among all ranks, got " + std::to_string(static_cast<long long>(all[n])) +
+                      ", or one of them twice");
     all.resize(n);
 }
 

@@ -1,0 +1,84 @@
+"""Run by test_plumed_ranks.py: an engine whose atoms are spread over the ranks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+from plumed_engine import Engine, PlumedError
+
+WORLD = MPI.COMM_WORLD
+
+#: Forces in kJ/mol/nm, of about 100: the positions are the same to the last bit on any number of ranks.
+TOLERANCE = 1e-10
+
+
+def started(library: str, setup: str, n_atoms: int, fortran: bool) -> Engine:
+    run = Engine(Path(library), n_atoms)
+    if fortran:
+        run.whole("setMPIFComm", WORLD.py2f())
+    else:
+        handle = np.frombuffer(MPI.memory.fromaddress(MPI._addressof(WORLD), 8), dtype=np.int64)
+        run.cmd("setMPIComm", handle)
+    return run.start(Path(setup))
+
+
+def local_step(run: Engine, mine: np.ndarray, places: np.ndarray, box: np.ndarray) -> tuple:
+    run.whole("setAtomsNlocal", len(mine))
+    run.cmd("setAtomsGatindex", mine.astype(np.int32))
+    return run.step(0, places[mine], box)
+
+
+def together(n_atoms: int, mine: np.ndarray, forces: np.ndarray, virial: np.ndarray) -> tuple:
+    whole = np.zeros((n_atoms, 3))
+    whole[mine] = forces
+    return WORLD.allreduce(whole), WORLD.allreduce(virial)
+
+
+def main(library: str, setup: str, system: str) -> None:
+    known = np.load(system)
+    places, box, wanted, strain = (known[k] for k in ("positions", "box", "forces", "virial"))
+    n_atoms, rng = len(places), np.random.default_rng(5)
+    for fortran in (False, True):
+        run = started(library, setup, n_atoms, fortran)
+        for step in range(4):
+            owner = rng.integers(0, WORLD.size, n_atoms)
+            if step == 2:
+                owner[:] = WORLD.size - 1  # the first rank has none
+            mine = np.flatnonzero(owner == WORLD.rank)
+            found, virial = together(n_atoms, mine, *local_step(run, mine, places, box))
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
+            np.testing.assert_allclose(virial, strain, rtol=0, atol=TOLERANCE)
+        # what fails on one rank fails on all, and the next step is another one
+        for failing in range(WORLD.size):
+            mine = np.flatnonzero(owner == WORLD.rank)
+            if WORLD.rank == failing:
+                mine = np.append(mine, n_atoms + 4)
+            try:
+                local_step(run, mine, np.vstack([places, np.zeros((5, 3))]), box)
+            except PlumedError as error:
+                said = str(error)
+            assert "index of a local atom" in said or "another rank" in said, said
+            assert (WORLD.rank != failing) or failing != 0 or "index of" in said
+        mine = np.flatnonzero((owner == WORLD.rank) & (np.arange(n_atoms) != 1))
+        try:
+            local_step(run, mine, places, box)
+        except PlumedError as error:
+            assert f"each of {n_atoms} once" in str(error), error
+        else:
+            raise AssertionError("an atom on no rank")
+        run.close()
+    try:
+        started(library, setup + ".not-there", n_atoms, False)
+    except PlumedError as error:
+        assert "no such file" in str(error)
+    else:
+        raise AssertionError("a file that is not there")
+    WORLD.Barrier()
+    if WORLD.rank == 0:
+        print("all right")
+
+
+main(*sys.argv[1:])
