@@ -33,7 +33,15 @@ FIRST_YEAR = 2025
 #: What an installation may call its programs, by precision.
 NAMES = {False: ("gmx", "gmx_mpi"), True: ("gmx_d", "gmx_mpi_d")}
 
-#: How a starter of the fetched packages is had.
+#: How messages of the bridge begin that GROMACS prints.
+BRIDGE = "alchemi_bridge: "
+
+_PRECISION = {False: "mixed", True: "double"}
+
+#: What a log says of a run that was told to stop, which is no failure for GROMACS.
+STOPPED = ("Received the ", "Run time exceeded")
+
+#: How to come by one.
 INSTALL = "fetch one: python -m alchemi_bridge.engines.gromacs_packages"
 
 
@@ -193,7 +201,7 @@ class Gromacs:
             "mdrun", *words, *extra, folder=folder, environment=variables, timeout=timeout
         )
         run = Run(self, folder, name, said)
-        if "Finished mdrun" not in run.log or "Received the " in run.log:
+        if "Finished mdrun" not in run.log or any(words in run.log for words in STOPPED):
             raise _failed("mdrun", f"a run that stopped early: {message_of(said)}")
         return run
 
@@ -268,7 +276,8 @@ class Run:
         legends = [m[1] for line in lines if (m := re.match(r'@ s\d+ legend "(.*)"', line))]
         rows = [line.split() for line in lines if line.strip() and line[0] not in "#@"]
         columns = np.array(rows, dtype=np.float64).reshape(-1, 1 + len(legends)).T
-        found = dict(zip(["Time", *(legend.replace(" ", "-") for legend in legends)], columns))
+        terms = ["Time", *(legend.replace(" ", "-") for legend in legends)]
+        found = dict(zip(terms, columns, strict=True))
         for name in names:
             if name.replace(" ", "-") not in found:
                 raise InputError(
@@ -296,7 +305,7 @@ def find(*, double: bool = False) -> Gromacs:
     Raises
     ------
     ConfigurationError
-        If there is none, or it is too old.
+        If there is none, it is too old, or of the wrong precision.
     """
     program = _program(double)
     if program is None:
@@ -306,7 +315,15 @@ def find(*, double: bool = False) -> Gromacs:
             got="none in PATH",
             fix=f"{INSTALL}; or name it with {PROGRAM_VARIABLE}",
         )
-    return inspected(program)
+    found = inspected(program)
+    if found.double != double:
+        raise ConfigurationError(
+            f"program '{program}'",
+            expected=f"GROMACS in {_PRECISION[double]} precision",
+            got=f"{_PRECISION[found.double]} precision",
+            fix=f"put {NAMES[double][0]} beside it, or {INSTALL}",
+        )
+    return found
 
 
 def missing(*, double: bool = False) -> str | None:
@@ -355,7 +372,7 @@ def _program(double: bool) -> Path | None:
     fetched = gromacs_packages.folder() / NAMES[double][0]
     if fetched.is_file():
         return fetched
-    return next((Path(path) for name in NAMES[double] if (path := shutil.which(name))), None)
+    return next((Path(at) for name in NAMES[double] if (at := shutil.which(name))), None)
 
 
 def _told(program: Path, *words: str) -> str:
@@ -406,7 +423,9 @@ def message_of(said: str) -> str:
             if line and not line.startswith(("Function:", "MPI rank:")):
                 block.append(line)
         if block:
-            return " ".join(block)
+            # what the bridge says is no "Internal error (bug)", as GROMACS has it
+            whole = " ".join(block)
+            return whole[max(whole.find(BRIDGE), 0) :]
     last = [line for line in lines if line and not line.startswith("-----")][-5:]
     return " / ".join(last) or "nothing was printed"
 

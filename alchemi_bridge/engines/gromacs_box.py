@@ -121,7 +121,6 @@ class GromacsBox:
         self._model_file = model_file.resolve()
         self._keywords = dict(keywords)
         self._room = 0.5 * (interaction_range + ROOM)
-        self._folder = tempfile.TemporaryDirectory(prefix="alchemi-bridge-")
         #: Mean time of a step of the first run, ms; None before it.
         self.step_ms: float | None = None
 
@@ -146,22 +145,23 @@ class GromacsBox:
         timed = self.step_ms is None
         between = STEPS if timed else 1
         steps = 2 * STEPS if timed else len(structures) - 1
-        folder = Path(tempfile.mkdtemp(dir=self._folder.name))
-        frame = self._write(folder, structures, steps, between)
-        self._gromacs.grompp(
-            folder,
-            parameters="in.mdp",
-            structure="in.gro",
-            topology="in.top",
-            name="run",
-            extra=["-maxwarn", 1],  # the centre of mass moves as the structures have it
-        )
-        words = ["-noconfout", *(["-resetstep", STEPS] if timed else [])]
-        run = self._gromacs.mdrun(folder, "run", bridge="bridge.dat", extra=words)
-        if timed:
-            # which has more digits than the seconds
-            self.step_ms = TIME_STEP * 1e-3 / run.nanoseconds_per_day * 86400.0 * 1e3
-        return _results(run, frame, [between * k for k in range(len(structures))])
+        with tempfile.TemporaryDirectory(prefix="alchemi-bridge-") as scratch:
+            folder = Path(scratch)
+            frame = self._write(folder, structures, steps, between)
+            self._gromacs.grompp(
+                folder,
+                parameters="in.mdp",
+                structure="in.gro",
+                topology="in.top",
+                name="run",
+                extra=["-maxwarn", 1],  # the centre of mass moves as the structures have it
+            )
+            words = ["-noconfout", *(["-resetstep", STEPS] if timed else [])]
+            run = self._gromacs.mdrun(folder, "run", bridge="bridge.dat", extra=words)
+            if timed:
+                # which has more digits than the seconds
+                self.step_ms = TIME_STEP * 1e-3 / run.nanoseconds_per_day * 86400.0 * 1e3
+            return _results(run, frame, [between * k for k in range(len(structures))])
 
     def _write(
         self, folder: Path, structures: Sequence[ase.Atoms], steps: int, between: int

@@ -182,15 +182,16 @@ def _download(work: Path, mirror: str) -> list[Path]:
 
 def _unpack(package: Path, root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    with subprocess.Popen(
-        ["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE
-    ) as process:
-        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                if not any(path.is_relative_to(left_out) for left_out in LEFT_OUT):
-                    member.mode |= 0o200  # so that it can be removed again
-                    archive.extract(member, root, filter="tar")
+    command = ["dpkg-deb", "--fsys-tarfile", str(package)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as process,
+        tarfile.open(fileobj=process.stdout, mode="r|") as archive,
+    ):
+        for member in archive:
+            path = PurePosixPath(member.name)
+            if not any(path.is_relative_to(left_out) for left_out in LEFT_OUT):
+                member.mode |= 0o200  # so that it can be removed again
+                archive.extract(member, root, filter="tar")
     if process.returncode != 0:
         raise _refused(f"{package.name}, which can not be unpacked", "try again")
 

@@ -54,7 +54,9 @@ class GromacsPath(ParityPath):
         if why is not None:
             return why
         if plugins.shared_python() is None:
-            return "this Python has no shared library (Debian, Ubuntu: apt-get install libpython3-dev)"
+            return (
+                "this Python has no shared library (Debian, Ubuntu: apt-get install libpython3-dev)"
+            )
         try:
             plumed_plugin.build()
         except BridgeError as error:

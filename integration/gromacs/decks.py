@@ -24,8 +24,8 @@ LAST_ENERGY = 1e-5
 PRESSURE = 0.01
 #: Density at constant pressure, in combined standard errors of the two runs.
 STANDARD_ERRORS = 3.0
-#: Change of the molecule's total energy over its run, relative to its kinetic energy at the start. The
-#: kinetic energy of a leap-frog step is off by the square of the time step, and so is this.
+#: Change of the molecule's total energy over its run, relative to its kinetic energy at the start.
+#: The kinetic energy of a leap-frog step is off by the square of the time step, and so is this.
 DRIFT = 2e-3
 #: Part of a run at constant pressure that is left out, ps, and blocks of the rest.
 SETTLING, BLOCKS = 5.0, 5
@@ -132,7 +132,10 @@ def _both(
 ) -> tuple[Run, Run]:
     """The run with the model, and the one without."""
     runs = []
-    for top, dat, suffix in ((f"{topology}.top", bridge, ""), (f"{topology}_native.top", None, "_native")):
+    for top, dat, suffix in (
+        (f"{topology}.top", bridge, ""),
+        (f"{topology}_native.top", None, "_native"),
+    ):
         called = f"{name or parameters}{suffix}_run"
         gromacs.grompp(
             folder, parameters=f"{parameters}.mdp", structure=structure, topology=top, name=called

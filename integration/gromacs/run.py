@@ -9,6 +9,7 @@ import contextlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import prepare
@@ -23,13 +24,13 @@ from alchemi_bridge.errors import BridgeError
 FILES = ("*.mdp", "*.top", "*.dat")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("deck", nargs="*", help=f"some of {', '.join(DECKS)} (default: all)")
     parser.add_argument("--folder", type=Path, help="where to run, and to leave all files")
     parser.add_argument("--list", action="store_true", help="say what the decks are")
-    settings = parser.parse_args()
+    settings = parser.parse_args(arguments)
     unknown = [name for name in settings.deck if name not in DECKS]
     if unknown:
         parser.error(f"no deck {unknown[0]}: there are {', '.join(DECKS)}")
