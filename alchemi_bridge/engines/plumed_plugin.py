@@ -1,4 +1,4 @@
-"""The library that speaks PLUMED's interface, for engines that load what ``PLUMED_KERNEL`` names."""
+"""The library behind PLUMED's interface, for engines that load what ``PLUMED_KERNEL`` names."""
 
 from __future__ import annotations
 
