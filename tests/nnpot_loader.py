@@ -65,7 +65,7 @@ def main(folder: Path) -> None:
             given = {n: arrays[f"{r}-{c}-{n}"] for n in request["inputs"]}
             try:
                 energy, rounded, forces = call(module, given, request["inputs"])
-            except RuntimeError as error:
+            except (RuntimeError, torch.jit.Error) as error:
                 fact["errors"].append(str(error))
                 continue
             assert rounded.shape == given["atom-positions"].shape

@@ -84,7 +84,16 @@ CASES = {
         "non_conservative", parts.subgroup, zoo=True, choose={"non_conservative": True}
     ),
 }
-ALL = [(name, contract) for name, case in CASES.items() for contract in case.contracts]
+QUICK = {"lj-tilted", "lj-tiny", "sw-slab", "net-subgroup", "two-lists"}
+
+
+def every(cases: dict[str, Case]) -> list:
+    """Cases with their contracts as parameters; all but a few are slow."""
+    return [
+        pytest.param(name, contract, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name, case in cases.items()
+        for contract in case.contracts
+    ]
 
 
 class Files:
@@ -115,28 +124,37 @@ def files(tmp_path_factory: pytest.TempPathFactory, models: Callable, model_file
     return Files(tmp_path_factory.mktemp("nnpot"), models, model_file)
 
 
-def inputs(case: Case, contract: str, atoms: ase.Atoms, **options: Any) -> dict[str, np.ndarray]:
+def inputs(case: Case, contract: str) -> dict[str, np.ndarray]:
+    atoms = case.atoms()
     arrays = parts.atom_inputs(atoms)
     if contract == "2026":
-        arrays.update(parts.pair_inputs(atoms, case.cutoff + parts.BUFFER, **options))
+        arrays.update(parts.pair_inputs(atoms, case.cutoff + parts.BUFFER))
     return arrays
 
 
+class Answers:
+    """What the loader says of each case: quick ones in one process, slow ones in another."""
+
+    def __init__(self, files: Files, folder: Path) -> None:
+        self._files, self._folder = files, folder
+        self._found: dict[tuple[str, str], parts.Answer] = {}
+
+    def __call__(self, name: str, contract: str) -> parts.Answer:
+        if (name, contract) not in self._found:
+            quick = name in QUICK
+            group = [(n, c) for n in CASES for c in CASES[n].contracts if (n in QUICK) == quick]
+            requests = [
+                parts.Request(self._files.file(CASES[n], c), c, [inputs(CASES[n], c)] * 2)
+                for n, c in group
+            ]
+            folder = self._folder / ("quick" if quick else "slow")
+            self._found.update(zip(group, parts.run(requests, folder), strict=True))
+        return self._found[name, contract]
+
+
 @pytest.fixture(scope="module")
-def answers(
-    files: Files, tmp_path_factory: pytest.TempPathFactory
-) -> dict[tuple[str, str], parts.Answer]:
-    """Every case through the loader, in one process."""
-    requests = [
-        parts.Request(
-            files.file(CASES[name], contract),
-            contract,
-            [inputs(CASES[name], contract, CASES[name].atoms())] * 2,
-        )
-        for name, contract in ALL
-    ]
-    found = parts.run(requests, tmp_path_factory.mktemp("loader") / "all")
-    return dict(zip(ALL, found, strict=True))
+def answers(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    return Answers(files, tmp_path_factory.mktemp("loader"))
 
 
 def compare(
@@ -158,12 +176,12 @@ def reference(files: Files, case: Case, atoms: ase.Atoms) -> tuple[float, np.nda
     return atoms.get_potential_energy(), atoms.get_forces()
 
 
-@pytest.mark.parametrize(("name", "contract"), ALL)
+@pytest.mark.parametrize(("name", "contract"), every(CASES))
 def test_against_the_provider(
-    files: Files, answers: dict[tuple[str, str], parts.Answer], name: str, contract: str
+    files: Files, answers: Answers, name: str, contract: str
 ) -> None:
     case = CASES[name]
-    answer = answers[name, contract]
+    answer = answers(name, contract)
     assert answer.errors == []
     energy, forces = reference(files, case, case.atoms())
     compare(answer, 0, energy, forces, case.rtol)
@@ -174,16 +192,13 @@ def test_against_the_provider(
         assert answer.searches == 1
 
 
-ORACLES = [(n, c) for n, c in ALL if not CASES[n].zoo]
-
-
-@pytest.mark.parametrize(("name", "contract"), ORACLES)
-def test_against_an_oracle(
-    answers: dict[tuple[str, str], parts.Answer], name: str, contract: str
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "contract"), every({name: case for name, case in CASES.items() if not case.zoo})
+)
+def test_against_an_oracle(answers: Answers, name: str, contract: str) -> None:
     case = CASES[name]
     options = {k: v for k, v in case.options.items() if k == "cutoff"}
     atoms = case.atoms()
     atoms.cell[~atoms.pbc] = 0.0
     expected = oracles.build(case.model, **options).evaluate(atoms)
-    compare(answers[name, contract], 0, expected.energy, expected.forces, case.rtol)
+    compare(answers(name, contract), 0, expected.energy, expected.forces, case.rtol)

@@ -199,10 +199,10 @@ class SearchingModule(torch.nn.Module):
         if trial == 1 and int(numbers[0]) == 1:
             # of 2025, which always asks for hydrogen
             return known[:1].to(torch.int32)
-        found: List[int] = torch.unique(numbers[foreign]).tolist()
+        found: List[int] = torch.unique(numbers[foreign].to(torch.int64)).tolist()
         advice = "leave these atoms out of nnpot-input-group, or take a model that was made for them"
         if trial >= 0:
-            advice = f"set nnpot-link-type to an element that the model knows (this is grompp's trial)"
+            advice = "set nnpot-link-type to an element that the model knows (this is grompp's trial)"
         elif min(found) < 1:
             advice = "give the at.num of their atom types in the force field"
         raise ValueError(
