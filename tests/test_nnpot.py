@@ -64,9 +64,7 @@ CASES = {
     "sw-slab": Case("stillinger-weber", parts.slab),
     "sw-lonely": Case("stillinger-weber", parts.lonely),
     "net": Case("message-passing", parts.silicon),
-    "net-float32": Case(
-        "message-passing", parts.silicon, {"dtype": "float32"}, rtol=RTOL_SINGLE
-    ),
+    "net-float32": Case("message-passing", parts.silicon, {"dtype": "float32"}, rtol=RTOL_SINGLE),
     "net-molecule": Case("message-passing", parts.molecule),
     "net-subgroup": Case("message-passing", parts.subgroup),
     "two-lists": Case("several_cutoffs", parts.silicon, zoo=True),
@@ -120,7 +118,9 @@ class Files:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory, models: Callable, model_file: Callable) -> Files:
+def files(
+    tmp_path_factory: pytest.TempPathFactory, models: Callable, model_file: Callable
+) -> Files:
     return Files(tmp_path_factory.mktemp("nnpot"), models, model_file)
 
 
@@ -177,9 +177,7 @@ def reference(files: Files, case: Case, atoms: ase.Atoms) -> tuple[float, np.nda
 
 
 @pytest.mark.parametrize(("name", "contract"), every(CASES))
-def test_against_the_provider(
-    files: Files, answers: Answers, name: str, contract: str
-) -> None:
+def test_against_the_provider(files: Files, answers: Answers, name: str, contract: str) -> None:
     case = CASES[name]
     answer = answers(name, contract)
     assert answer.errors == []

@@ -1,4 +1,4 @@
-"""Files for nnpot and inputs that are odd or wrong: grompp's trials, bad boxes, foreign elements."""
+"""Files for nnpot and inputs that are odd or wrong: grompp's trials, boxes, foreign elements."""
 
 from __future__ import annotations
 

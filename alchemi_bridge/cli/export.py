@@ -17,8 +17,9 @@ nnpot    a TorchScript file for the nnpot module of GROMACS 2025 and later (buil
          the version that wrote the file). GROMACS loads it without Python; it needs metatensor's
          and metatomic's libraries, which the file names.
 
---contract 2025 searches pairs by itself, in any box, and runs in all versions; --contract 2026 takes
-the pairs of GROMACS, for boxes of twice the cutoff and more. Lines for the mdp file are printed.
+--contract 2025 searches pairs by itself, in any box, and runs in all versions; --contract 2026
+takes the pairs of GROMACS, for boxes of twice the cutoff and more. Lines for the mdp file are
+printed.
 """
 
 

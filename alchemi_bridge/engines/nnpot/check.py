@@ -47,7 +47,8 @@ def compare(
         uncertainty_threshold=None,
     )
     try:
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        energy = atoms.get_potential_energy() * conversion_factor("eV", "kJ/mol")
+        forces = atoms.get_forces() * conversion_factor("eV/angstrom", "kJ/mol/nm")
     except BridgeError as error:
         LOGGER.warning("the file was not compared with the provider: %s", last_line(error))
         return None
@@ -57,10 +58,8 @@ def compare(
         raise EvaluationError(
             f"'{file}'", expected="results", got=last_line(error), fix="please report this"
         ) from error
-    energy *= conversion_factor("eV", "kJ/mol")
-    forces *= conversion_factor("eV/angstrom", "kJ/mol/nm")
     worst = max(
-        _difference(found[0].numpy(), np.array(energy)), _difference(found[1].numpy(), forces)
+        _difference(found[0].numpy(), np.asarray(energy)), _difference(found[1].numpy(), forces)
     )
     if not worst < RTOL[loaded.dtype]:
         raise EvaluationError(

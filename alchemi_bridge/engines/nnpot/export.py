@@ -15,8 +15,10 @@ import torch
 
 from alchemi_bridge import __version__
 from alchemi_bridge.engines.nnpot.check import compare
-from alchemi_bridge.engines.nnpot.module import PairsModule, SearchingModule
+from alchemi_bridge.engines.nnpot.evaluation import Facts
+from alchemi_bridge.engines.nnpot.given import PairsModule
 from alchemi_bridge.engines.nnpot.record import needed_libraries, record
+from alchemi_bridge.engines.nnpot.searching import SearchingModule
 from alchemi_bridge.errors import (
     ConfigurationError,
     MissingInputError,
@@ -115,7 +117,7 @@ def export(
     skin
         Buffer of the list that the file keeps from step to step, nm.
     libraries
-        How libraries are named in the file, see :func:`~alchemi_bridge.engines.nnpot.record.record`.
+        How libraries are named, see :func:`~alchemi_bridge.engines.nnpot.record.record`.
     variants
         Variants of energy and forces, see :func:`~alchemi_bridge.model.plan_outputs`.
     non_conservative
@@ -262,8 +264,7 @@ def _script(
     assert plan.energy is not None
     wanted = Wanted(energy=True, forces=True)
     length_factor = conversion_factor("nm", loaded.length_unit)
-    module = MODULES[contract](
-        loaded.module,
+    facts = Facts(
         types=sorted(loaded.atomic_types),
         devices=[str(device) for device in loaded.capabilities.supported_devices],
         length_unit=loaded.length_unit,
@@ -277,6 +278,7 @@ def _script(
         connected=loaded.differentiates_internally,
         dtype=loaded.dtype,
     )
+    module = MODULES[contract](loaded.module, facts)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

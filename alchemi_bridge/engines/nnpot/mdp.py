@@ -6,7 +6,7 @@ import ase.data
 
 from alchemi_bridge.engines.nnpot.export import BOX, Exported
 
-#: What ``nnpot-pair-cutoff`` has beyond the model's cutoff, nm: atoms move between two pair searches.
+#: What ``nnpot-pair-cutoff`` has beyond the model's cutoff, nm: atoms move between two searches.
 BUFFER = 0.1
 
 HYDROGEN = 1
@@ -31,7 +31,9 @@ def mdp_lines(exported: Exported) -> list[str]:
     element = link_type(exported)
     if element is not None:
         # an option that 2025 does not know, which reads as a mistake there
-        options.append((("; 2026: " if exported.contract == "2025" else "") + "nnpot-link-type", element))
+        options.append(
+            (("; 2026: " if exported.contract == "2025" else "") + "nnpot-link-type", element)
+        )
         notes.append("grompp tries the model with that element, whose default is H")
     width = max(len(name) for name, _ in options)
     lines = [f"{name:<{width}} = {value}" for name, value in options]

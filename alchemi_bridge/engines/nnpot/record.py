@@ -46,8 +46,8 @@ def record(files: Sequence[Path], libraries: Literal["paths", "names"]) -> str:
     files
         In the order of loading.
     libraries
-        ``"paths"``: where they are here; ``"names"``: file names, which the dynamic loader looks for
-        in ``LD_LIBRARY_PATH``.
+        ``"paths"``: where they are here; ``"names"``: file names, which the dynamic loader looks
+        for in ``LD_LIBRARY_PATH``.
 
     Raises
     ------

@@ -2,8 +2,8 @@
 """Pair search in TorchScript: bins along the cell vectors, any box, any periodicity.
 
 Bins divide the periodic cell itself, so that a pair of bins and its image differ by the same whole
-numbers: half of the bins around an atom's own, chosen by the sign of that difference, hold each pair
-once, also in boxes far smaller than the cutoff, whose bins see their own images.
+numbers: half of the bins around an atom's own, chosen by the sign of that difference, hold each
+pair once, also in boxes far smaller than the cutoff, whose bins see their own images.
 """
 
 from typing import List, Tuple
@@ -41,8 +41,8 @@ def complete_cell(cell: torch.Tensor, pbc: torch.Tensor) -> torch.Tensor:
 def bin_counts(lengths: torch.Tensor, cutoff: float, n_atoms: int) -> torch.Tensor:
     """(3,) float64: numbers of bins along directions of these lengths, at least one each."""
     # Half a cutoff thick: of the volume in which partners are looked for 27 % is within the cutoff,
-    # against 16 % with whole ones. A hair more: rounding must not put two atoms within the cutoff one
-    # bin too far apart.
+    # against 16 % with whole ones. A hair more: rounding must not put two atoms within the cutoff
+    # one bin too far apart.
     thickness = 0.5 * cutoff * (1.0 + 1e-9)
     counts = torch.floor(lengths / thickness).clamp(min=1.0)
     # a few atoms in a large box need no table of empty bins
@@ -86,8 +86,8 @@ def find_pairs(
     first, second
         (P,) int64.
     shifts
-        (P, 3) int64: the vector is ``positions[second] - positions[first] + shifts @ cell``. An atom
-        is paired with its images, and not with itself.
+        (P, 3) int64: the vector is ``positions[second] - positions[first] + shifts @ cell``. An
+        atom is paired with its images, and not with itself.
     """
     n_atoms = positions.shape[0]
     device = positions.device

@@ -1,10 +1,11 @@
+# ruff: noqa: SIM102, UP045  (TorchScript)
 """The trial inputs with which ``grompp`` finds out whether a model can be called.
 
 They are no structures. 2025: one hydrogen at the origin. 2026.0 to 2026.3: two atoms at the origin.
 main of August 2026: the whole group on a line, 0.01, 0.02, 0.03 nm times 1, 2, 3, ..., all pairs
-listed. The box is a cube of 1 nm each time, the elements are hydrogen (2025) or ``nnpot-link-type``. A
-group of some thousand atoms on that line fills a cube of 1 nm with all pairs within every cutoff: of
-it only the first few atoms are evaluated.
+listed. The box is a cube of 1 nm each time, the elements are hydrogen (2025) or
+``nnpot-link-type``. Some thousand atoms on that line would fill the cube with all pairs within
+every cutoff: of them only the first few are evaluated.
 """
 
 from typing import Optional
