@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +14,27 @@ import ase
 import brute_force
 import known_potentials
 import numpy as np
+import pytest
+import torch
 from ase.build import bulk
+
+from alchemi_bridge.engines.nnpot.export import export
+from alchemi_bridge.parity import oracles
+from alchemi_bridge.units import conversion_factor
 
 LOADER = Path(__file__).with_name("nnpot_loader.py")
 
 BUFFER = 0.05  # nm, nnpot-pair-cutoff beyond the model's cutoff
+
+ENERGY = conversion_factor("eV", "kJ/mol")
+FORCE = conversion_factor("eV/angstrom", "kJ/mol/nm")
+
+#: The project's own: both sides evaluate the same structure, rounded to what GROMACS hands over.
+RTOL = 1e-6
+
+#: The Lennard-Jones model of the tests that need one model only: nm, and its options.
+CUTOFF = 0.6
+OPTIONS = {"cutoff": 10.0 * CUTOFF}
 
 
 # --- structures, in Å as ASE has them; what GROMACS knows of them is in single precision ---------
@@ -142,6 +159,36 @@ INPUTS = {
     "2025": ["atom-positions", "atom-numbers", "box", "pbc"],
     "2026": ["atom-positions", "atom-numbers", "atom-pairs", "pair-shifts", "box", "pbc"],
 }
+
+
+def argon_files(model_file: Callable[..., Path], folder: Path) -> dict[str, Path]:
+    """One file of each contract with that model, which does not know hydrogen."""
+    model = model_file("lennard-jones", **OPTIONS)
+    return {c: export(model, folder / f"{c}.pt", contract=c).path for c in INPUTS}
+
+
+def argon_inputs(atoms: ase.Atoms, contract: str) -> dict[str, np.ndarray]:
+    """All inputs for such a file."""
+    arrays = atom_inputs(atoms)
+    if contract == "2026":
+        arrays.update(pair_inputs(atoms, CUTOFF + BUFFER))
+    return arrays
+
+
+def tensors(arrays: dict[str, np.ndarray], contract: str) -> list[torch.Tensor]:
+    """Arguments as GROMACS makes them."""
+    names = [name for name in INPUTS[contract] if name in arrays]
+    found = [torch.from_numpy(arrays[name].copy()) for name in names]
+    found[0].requires_grad_(True)
+    return found
+
+
+def expect_argon(energy: float, forces: np.ndarray, atoms: ase.Atoms) -> None:
+    """Assert what the oracle of that model says of the atoms; kJ/mol and nm."""
+    expected = oracles.build("lennard-jones", **OPTIONS).evaluate(atoms)
+    assert energy == pytest.approx(expected.energy * ENERGY, rel=RTOL)
+    scale = np.abs(expected.forces).max() * FORCE
+    assert np.abs(forces - expected.forces * FORCE).max() < RTOL * scale
 
 
 # --- runs ----------------------------------------------------------------------------------------

@@ -15,13 +15,7 @@ import pytest
 from alchemi_bridge.engines.ase import BridgeCalculator
 from alchemi_bridge.engines.nnpot.export import export
 from alchemi_bridge.parity import oracles
-from alchemi_bridge.units import conversion_factor
 
-ENERGY = conversion_factor("eV", "kJ/mol")
-FORCE = conversion_factor("eV/angstrom", "kJ/mol/nm")
-
-#: The project's own: both sides evaluate the same structure, rounded to what GROMACS hands over.
-RTOL = 1e-6
 #: Of a model in single precision each side adds up 1e2 to 1e3 terms in its own order.
 RTOL_SINGLE = 1e-5
 
@@ -37,7 +31,7 @@ class Case:
     #: Keywords of both the exporter and the calculator.
     choose: dict[str, Any] = field(default_factory=dict)
     cutoff: float = 0.45  # nm
-    rtol: float = RTOL
+    rtol: float = parts.RTOL
     zoo: bool = False
 
 
@@ -161,9 +155,9 @@ def compare(
     answer: parts.Answer, call: int, energy: float, forces: np.ndarray, rtol: float
 ) -> None:
     """Against energy and forces in eV and Å."""
-    assert answer.energies[call] == pytest.approx(energy * ENERGY, rel=rtol, abs=rtol)
-    scale = max(1.0, np.abs(forces).max() * FORCE)
-    assert np.abs(answer.forces[call] - forces * FORCE).max() < rtol * scale
+    assert answer.energies[call] == pytest.approx(energy * parts.ENERGY, rel=rtol, abs=rtol)
+    scale = max(1.0, np.abs(forces).max() * parts.FORCE)
+    assert np.abs(answer.forces[call] - forces * parts.FORCE).max() < rtol * scale
 
 
 def reference(files: Files, case: Case, atoms: ase.Atoms) -> tuple[float, np.ndarray]:

@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from test_nnpot_steps import CUTOFF, OPTIONS, tensors
 
 from alchemi_bridge.engines.nnpot.export import export
 
 
 @pytest.fixture(scope="module")
 def argon(model_file: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One file of each contract; the model does not know hydrogen."""
-    folder, model = tmp_path_factory.mktemp("nnpot"), model_file("lennard-jones", **OPTIONS)
-    return {c: export(model, folder / f"{c}.pt", contract=c).path for c in parts.INPUTS}
+    return parts.argon_files(model_file, tmp_path_factory.mktemp("nnpot"))
 
 
 def trial(n_atoms: int, number: int, line: bool, contract: str) -> list[torch.Tensor]:
@@ -34,7 +31,7 @@ def trial(n_atoms: int, number: int, line: bool, contract: str) -> list[torch.Te
         "atom-pairs": np.column_stack([first, second]).astype(np.int32),
         "pair-shifts": np.zeros((len(first), 3), dtype=np.float32),
     }
-    return tensors(arrays, contract)
+    return parts.tensors(arrays, contract)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +72,7 @@ def spoilt(contract: str, what: str) -> list[torch.Tensor | None]:
     """Inputs of a slanted box with one thing wrong."""
     atoms = parts.argon_tilted()
     arrays = parts.atom_inputs(atoms)
-    reach = 0.5 if what == "short pairs" else CUTOFF + parts.BUFFER
+    reach = 0.5 if what == "short pairs" else parts.CUTOFF + parts.BUFFER
     arrays.update(parts.pair_inputs(atoms, reach))
     if what == "element":
         arrays["atom-numbers"][3] = 14
@@ -91,7 +88,7 @@ def spoilt(contract: str, what: str) -> list[torch.Tensor | None]:
         arrays["atom-pairs"][0, 0] = len(atoms)
     elif what == "swapped":
         arrays["atom-numbers"], arrays["box"] = arrays["box"], arrays["atom-numbers"]
-    found: list[torch.Tensor | None] = list(tensors(arrays, contract))
+    found: list[torch.Tensor | None] = list(parts.tensors(arrays, contract))
     if what == "box alone":
         found[-1] = None
     return found
@@ -126,12 +123,14 @@ def test_results_that_are_no_numbers(models: Callable, tmp_path: Path) -> None:
     atoms = parts.silicon()
     atoms.positions[1] = atoms.positions[0] + [0.3, 0.0, 0.0]
     with pytest.raises(torch.jit.Error, match="got NaN or infinity; look for atoms"):
-        torch.jit.load(str(file))(*tensors(parts.atom_inputs(parts.rounded(atoms)), "2025"))
+        torch.jit.load(str(file))(*parts.tensors(parts.atom_inputs(parts.rounded(atoms)), "2025"))
 
 
 def test_a_device_that_the_model_does_not_run_on(tmp_path: Path) -> None:
     model = zoo.make(zoo.Pairs(), "cpu only", devices=("cpu",))
     module = torch.jit.load(str(export(model, tmp_path / "cpu.pt").path))
-    meta = [tensor.to("meta") for tensor in tensors(parts.atom_inputs(parts.silicon()), "2025")]
+    meta = [
+        tensor.to("meta") for tensor in parts.tensors(parts.atom_inputs(parts.silicon()), "2025")
+    ]
     with pytest.raises(torch.jit.Error, match="GMX_NN_DEVICE"):
         module(*meta[:2])

@@ -118,6 +118,13 @@ def test_numbers_that_are_not_whole(shift: list[float]) -> None:
     assert not whole_shifts(torch.tensor([shift]).double(), box, torch.tensor([True] * 3))[1]
 
 
+def test_two_answers_are_none() -> None:
+    """Tilts of a whole vector, which GROMACS does not have: both products have whole numbers."""
+    box = torch.tensor([[2.0, 0.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 2.0]]).double()
+    shift = torch.tensor([[2.0, 0.0, 0.0]]).double()
+    assert not whole_shifts(shift, box, torch.tensor([True] * 3))[1]
+
+
 def test_shifts_without_periodicity() -> None:
     nothing, no_pbc = torch.zeros(3, 3, dtype=torch.float64), torch.tensor([False] * 3)
     numbers, known = whole_shifts(torch.zeros(5, 3, dtype=torch.float64), nothing, no_pbc)

@@ -11,30 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from alchemi_bridge.engines.nnpot.export import export
-from alchemi_bridge.parity import oracles
-from alchemi_bridge.units import conversion_factor
-
-ENERGY = conversion_factor("eV", "kJ/mol")
-FORCE = conversion_factor("eV/angstrom", "kJ/mol/nm")
-RTOL = 1e-6  # see test_nnpot.py
-CUTOFF = 0.6
-OPTIONS = {"cutoff": 10.0 * CUTOFF}
-
 
 @pytest.fixture(scope="module")
 def argon(model_file: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One file of each contract."""
-    folder, model = tmp_path_factory.mktemp("nnpot"), model_file("lennard-jones", **OPTIONS)
-    return {c: export(model, folder / f"{c}.pt", contract=c).path for c in parts.INPUTS}
-
-
-def tensors(arrays: dict[str, np.ndarray], contract: str) -> list[torch.Tensor]:
-    """Arguments as GROMACS makes them."""
-    names = [name for name in parts.INPUTS[contract] if name in arrays]
-    found = [torch.from_numpy(arrays[name].copy()) for name in names]
-    found[0].requires_grad_(True)
-    return found
+    return parts.argon_files(model_file, tmp_path_factory.mktemp("nnpot"))
 
 
 def drift(n_steps: int, step: float = 0.04) -> list[ase.Atoms]:
@@ -50,14 +30,6 @@ def drift(n_steps: int, step: float = 0.04) -> list[ase.Atoms]:
     return frames
 
 
-def expect(energy: float, forces: np.ndarray, atoms: ase.Atoms) -> None:
-    """Assert what the oracle says of the atoms."""
-    expected = oracles.build("lennard-jones", **OPTIONS).evaluate(atoms)
-    assert energy == pytest.approx(expected.energy * ENERGY, rel=RTOL)
-    scale = np.abs(expected.forces).max() * FORCE
-    assert np.abs(forces - expected.forces * FORCE).max() < RTOL * scale
-
-
 def test_a_run(argon: dict[str, Path], tmp_path: Path) -> None:
     """18 steps in a slanted box, GROMACS searching at every sixth, in a process of their own."""
     frames = drift(18)
@@ -65,13 +37,13 @@ def test_a_run(argon: dict[str, Path], tmp_path: Path) -> None:
     given = parts.Request(argon["2026"], "2026")
     for n, atoms in enumerate(frames):
         if n % 6 == 0:  # the buffer has room for the ways of six steps
-            pairs = parts.pair_inputs(atoms, CUTOFF + 0.15, fault=n != 6)
+            pairs = parts.pair_inputs(atoms, parts.CUTOFF + 0.15, fault=n != 6)
         given.calls.append({**parts.atom_inputs(atoms), **pairs})
     found = parts.run([own, given], tmp_path / "loader")
     for answer in found:
         assert answer.errors == []
         for n, atoms in enumerate(frames):
-            expect(answer.energies[n], answer.forces[n], atoms)
+            parts.expect_argon(answer.energies[n], answer.forces[n], atoms)
     # one for the start, then when half of 0.1 nm is used up; not whenever atoms are put back
     assert 2 <= found[0].searches <= 9
     assert (found[1].searches, found[1].lists, found[1].refused) == (0, 3, 0)
@@ -80,10 +52,10 @@ def test_a_run(argon: dict[str, Path], tmp_path: Path) -> None:
 def test_atoms_put_back_have_not_moved(argon: dict[str, Path]) -> None:
     module = torch.jit.load(str(argon["2025"]))
     atoms = parts.argon_tilted()
-    energy, forces = module(*tensors(parts.atom_inputs(atoms), "2025"))
+    energy, forces = module(*parts.tensors(parts.atom_inputs(atoms), "2025"))
     hops = np.random.default_rng(8).integers(-2, 3, (len(atoms), 3))
     atoms.positions += hops @ atoms.cell.array
-    again = module(*tensors(parts.atom_inputs(parts.rounded(atoms)), "2025"))
+    again = module(*parts.tensors(parts.atom_inputs(parts.rounded(atoms)), "2025"))
     assert module.searches == 1
     # single precision of coordinates that are a few boxes away
     assert again[0].item() == pytest.approx(energy.item(), rel=1e-5)
@@ -94,7 +66,7 @@ def test_atoms_put_back_have_not_moved(argon: dict[str, Path]) -> None:
 def test_another_system_is_searched_anew(argon: dict[str, Path], what: str) -> None:
     module = torch.jit.load(str(argon["2025"]))
     atoms = parts.argon_tilted()
-    module(*tensors(parts.atom_inputs(atoms), "2025"))
+    module(*parts.tensors(parts.atom_inputs(atoms), "2025"))
     if what == "box":
         atoms.cell[0, 0] *= 1.01
     elif what == "periodicity":
@@ -102,60 +74,73 @@ def test_another_system_is_searched_anew(argon: dict[str, Path], what: str) -> N
     else:
         atoms = atoms[:-1]
     atoms = parts.rounded(atoms)
-    energy, forces = module(*tensors(parts.atom_inputs(atoms), "2025"))
+    energy, forces = module(*parts.tensors(parts.atom_inputs(atoms), "2025"))
     assert module.searches == 2
-    expect(energy.item(), forces.numpy(), atoms)
+    parts.expect_argon(energy.item(), forces.numpy(), atoms)
+
+
+@pytest.mark.parametrize("third", [(0.0, 0.0, 0.0), (0.0, 0.0, 40.0), (3.0, 4.0, 40.0)])
+@pytest.mark.parametrize("contract", ["2025", "2026"])
+def test_two_dimensions(
+    argon: dict[str, Path], contract: str, third: tuple[float, float, float]
+) -> None:
+    """What the third vector is does not matter."""
+    atoms = parts.argon_tilted()
+    atoms.pbc = (True, True, False)
+    atoms.cell[2] = 0.0
+    arrays = parts.argon_inputs(parts.rounded(atoms), contract)
+    arrays["box"][2] = np.array(third) / 10.0
+    energy, forces = torch.jit.load(str(argon[contract]))(*parts.tensors(arrays, contract))
+    parts.expect_argon(energy.item(), forces.numpy(), parts.rounded(atoms))
 
 
 def test_shifts_that_nobody_understands(argon: dict[str, Path]) -> None:
     """Then the pairs are searched."""
     module = torch.jit.load(str(argon["2026"]))
     atoms = parts.argon_tilted()
-    arrays = {**parts.atom_inputs(atoms), **parts.pair_inputs(atoms, CUTOFF + parts.BUFFER)}
+    arrays = parts.argon_inputs(atoms, "2026")
     arrays["pair-shifts"] *= 0.7
-    energy, forces = module(*tensors(arrays, "2026"))
-    expect(energy.item(), forces.numpy(), atoms)
+    energy, forces = module(*parts.tensors(arrays, "2026"))
+    parts.expect_argon(energy.item(), forces.numpy(), atoms)
     assert (module.refused, module.searches) == (1, 1)
 
 
 def test_pairs_of_atoms_in_one_place_count_nothing(argon: dict[str, Path]) -> None:
     module = torch.jit.load(str(argon["2026"]))
     atoms = parts.argon_tilted()
-    arrays = {**parts.atom_inputs(atoms), **parts.pair_inputs(atoms, CUTOFF + parts.BUFFER)}
+    arrays = parts.argon_inputs(atoms, "2026")
     extra = np.arange(5, dtype=np.int32)
     arrays["atom-pairs"] = np.concatenate([arrays["atom-pairs"], np.column_stack([extra, extra])])
     arrays["pair-shifts"] = np.concatenate(
         [arrays["pair-shifts"], np.zeros((5, 3), dtype=np.float32)]
     )
-    energy, forces = module(*tensors(arrays, "2026"))
-    expect(energy.item(), forces.numpy(), atoms)
+    energy, forces = module(*parts.tensors(arrays, "2026"))
+    parts.expect_argon(energy.item(), forces.numpy(), atoms)
 
 
 def test_double_precision_builds(argon: dict[str, Path]) -> None:
     """There ``pair-shifts`` alone are in double precision."""
     module = torch.jit.load(str(argon["2026"]))
     atoms = parts.argon_tilted()
-    arrays = {**parts.atom_inputs(atoms), **parts.pair_inputs(atoms, CUTOFF + parts.BUFFER)}
+    arrays = parts.argon_inputs(atoms, "2026")
     arrays["pair-shifts"] = arrays["pair-shifts"].astype(np.float64)
-    energy, forces = module(*tensors(arrays, "2026"))
-    expect(energy.item(), forces.numpy(), atoms)
+    energy, forces = module(*parts.tensors(arrays, "2026"))
+    parts.expect_argon(energy.item(), forces.numpy(), atoms)
 
 
 @pytest.mark.parametrize("contract", ["2025", "2026"])
 def test_forces_are_differences_of_energies(argon: dict[str, Path], contract: str) -> None:
     module = torch.jit.load(str(argon[contract]))
     atoms = parts.argon_tilted()
-    arrays = parts.atom_inputs(atoms)
-    if contract == "2026":
-        arrays.update(parts.pair_inputs(atoms, CUTOFF + parts.BUFFER))
-    forces = module(*tensors(arrays, contract))[1].numpy()
+    arrays = parts.argon_inputs(atoms, contract)
+    forces = module(*parts.tensors(arrays, contract))[1].numpy()
     scale = np.abs(forces).max()
     for atom, axis in ((0, 0), (17, 1), (63, 2)):
         energies, places = [], []
         for h in (-2e-4, 2e-4):
             moved = {**arrays, "atom-positions": arrays["atom-positions"].copy()}
             moved["atom-positions"][atom, axis] += h
-            energies.append(module(*tensors(moved, contract))[0].item())
+            energies.append(module(*parts.tensors(moved, contract))[0].item())
             places.append(float(moved["atom-positions"][atom, axis]))
         slope = (energies[1] - energies[0]) / (places[1] - places[0])
         # curvature over h: (2e-4 nm / 0.34 nm)^2 times some ten

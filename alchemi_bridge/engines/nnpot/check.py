@@ -81,11 +81,11 @@ def small_structure(loaded: LoadedModel) -> ase.Atoms:
     cutoff = loaded.cutoff * conversion_factor(loaded.length_unit, "angstrom")
     spacing = max(2.2, 0.5 * cutoff)
     grid = np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    cell = 3 * spacing * np.array([[1.0, 0.0, 0.0], [0.5, 0.9, 0.0], [-0.5, 0.4, 0.95]])
+    vectors = 3 * spacing * np.array([[1.0, 0.0, 0.0], [0.5, 0.9, 0.0], [-0.5, 0.4, 0.95]])
     noise = np.random.default_rng(0).uniform(-0.05, 0.05, grid.shape)
     # what GROMACS hands over is in single precision
-    positions = np.float32(((grid + noise) / 3.0) @ cell / 10.0).astype(np.float64) * 10.0
-    cell = np.float32(cell / 10.0).astype(np.float64) * 10.0
+    positions = np.float32(((grid + noise) / 3.0) @ vectors / 10.0).astype(np.float64) * 10.0
+    cell = np.float32(vectors / 10.0).astype(np.float64) * 10.0
     types = sorted(loaded.atomic_types)
     return ase.Atoms(np.resize(types[:3], len(grid)), positions, cell=cell, pbc=True)
 

@@ -4,8 +4,8 @@
 GROMACS knows the numbers ``n`` of a pair, and means to hand over ``n @ box``, with the vectors in
 the rows of ``box``. In 2026.0 to 2026.3, and in main of August 2026, its nnpot module multiplies
 from the other side (``mvmul_ur0(box, n)`` is ``box @ n``): the same in a rectangular box, and a
-wrong vector in every other. Both products can be solved for ``n``: GROMACS' boxes are lower triangular,
-and have no zero on the diagonal where they are periodic.
+wrong vector in every other. Both products can be solved for ``n``: GROMACS' boxes are lower
+triangular, and have no zero on the diagonal where they are periodic.
 """
 
 from typing import Tuple
