@@ -57,7 +57,7 @@ def main(folder: Path) -> None:
     found: dict[str, np.ndarray] = {}
     facts: list[dict] = []
     for r, request in enumerate(requests):
-        # 2026 switches the optimisation of graphs off, 2025 does not
+        # 2026.2 and later switch the optimisation of graphs off
         torch._C._set_graph_executor_optimize(request["optimize"])
         module = load(request["file"])
         fact: dict = {"errors": []}

@@ -17,7 +17,7 @@ from alchemi_bridge.engines.nnpot.export import export
 from alchemi_bridge.parity import oracles
 
 #: Of a model in single precision each side adds up 1e2 to 1e3 terms in its own order.
-RTOL_SINGLE = 1e-5
+RTOL_SINGLE = 5e-6
 
 
 @dataclass
