@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -13,10 +14,12 @@ import zoo
 from cli_runs import Cli, as_user
 
 from alchemi_bridge.engines.nnpot import check
+from alchemi_bridge.engines.nnpot import record as nnpot_record
 from alchemi_bridge.engines.nnpot.export import export
-from alchemi_bridge.engines.nnpot.record import ALWAYS, record
-from alchemi_bridge.errors import ConfigurationError, EvaluationError
+from alchemi_bridge.engines.nnpot.record import ALWAYS, needed_libraries, record
+from alchemi_bridge.errors import ConfigurationError, EvaluationError, ModelLoadError
 from alchemi_bridge.model import load_model
+from alchemi_bridge.model.libraries import Extension
 
 
 @pytest.fixture
@@ -122,6 +125,7 @@ def test_a_model_that_knows_hydrogen_needs_no_link_type(
         ("pair", ["--skin", "nan"], ["skin", "nm"]),
         ("pair", ["--non-conservative"], ["non_conservative_force"]),
         ("pair", ["--sha256", "0" * 64], ["SHA-256"]),
+        pytest.param("cuda_only", [], ["device", "cpu"], id="the file is written on the CPU"),
     ],
 )
 def test_what_can_not_be_exported(
@@ -166,6 +170,27 @@ def test_a_model_with_libraries_is_refused_without_their_folder(
                 data = libraries.encode()
             new.writestr(entry.filename, data)
     cli("export", "nnpot", model, tmp_path / "out.pt").failed_with("libfoo.so", "--extensions")
+
+
+def test_libraries_of_the_model_come_last(
+    silicon_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dependencies before extensions, all from where this process has them."""
+    there = {Path("/a") / name for name in (*ALWAYS, "libbar.so", "libfoo.so", "libother.so")}
+    monkeypatch.setattr(nnpot_record, "loaded_files", lambda: frozenset(there))
+    loaded = load_model(silicon_model)
+    assert loaded.records is not None
+    own = dataclasses.replace(
+        loaded.records,
+        extensions=(Extension("foo", "lib/libfoo.so", ""),),
+        extension_dependencies=(Extension("bar", "libbar.so", ""),),
+    )
+    loaded = dataclasses.replace(loaded, records=own)
+    names = [str(file) for file in needed_libraries(loaded)]
+    assert names == [f"/a/{name}" for name in (*ALWAYS, "libbar.so", "libfoo.so")]
+    there.remove(Path("/a/libbar.so"))
+    with pytest.raises(ModelLoadError, match=r"no libbar\.so"):
+        needed_libraries(loaded)
 
 
 def test_a_colon_in_a_path_can_not_be_written() -> None:
