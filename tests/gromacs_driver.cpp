@@ -42,7 +42,7 @@ struct DriverList
 
 struct DriverSearch
 {
-    DriverList lists[2];
+    DriverList lists[3];
     int*       atomIndices;
     void*      xq;
     int        atomIndicesSize;
@@ -101,7 +101,7 @@ struct Driver
 
     void search(const DriverSearch& given)
     {
-        for (int k = 0; k < 2; ++k)
+        for (int k = 0; k < 3; ++k)
         {
             const DriverList& list = given.lists[k];
             plists[k].numSci             = list.numSci;
@@ -126,6 +126,7 @@ struct Driver
                 lists.deviceStreams[locality] = streams[k].get();
             }
         }
+        lists.plistWithinHalo   = given.lists[2].given ? &plists[2] : nullptr;
         lists.atomIndices       = given.atomIndices;
         lists.atomIndicesSize   = given.atomIndicesSize;
         lists.atdat             = &atdat;
@@ -166,7 +167,7 @@ struct Driver
     DeviceStream                             own;
     std::array<std::unique_ptr<DeviceStream>, 2> streams;
     GpuEventSynchronizer                     xLocal, xNonLocal, forcesReady;
-    GpuPairlist                              plists[2];
+    GpuPairlist                              plists[3];
     std::string                              warnings;
     std::unique_ptr<IGpuForceProvider>       provider;
 };

@@ -58,6 +58,9 @@ public:
     void waitForLists(const GpuForceProviderPairlists& pairlists);
     void releaseLists(const GpuForceProviderPairlists& pairlists);
 
+    // Whether pairs of halo atoms influence the energies of home atoms.
+    bool sendsMessages() const { return needs_.halo_range > needs_.pair_range * (1.0 + c_rounding); }
+
     // What lies farther away than was asked for only costs time.
     double reachOf(const GpuForceProviderPairlists& pairlists) const
     {
@@ -214,13 +217,14 @@ void AlchemiGpuForceProvider::Impl::requireHalo(const GpuForceProviderPairlists&
                textOf(halo.range) + " nm",
                "exchange wider halos");
     }
-    if (!halo.haloPairs && needs_.halo_range > needs_.pair_range * (1.0 + c_rounding))
+    const bool complete = halo.haloPairs && (pairlists.plistWithinHalo != nullptr || numAtoms_ == numHomeAtoms_);
+    if (!complete && sendsMessages())
     {
         refuse(AB_ERROR_PAIRS,
-               "non-local list",
+               "pair lists",
                "pairs of halo atoms with each other, too, since the model passes messages along them",
-               "none of these",
-               "list all pairs among the atoms of a rank");
+               "not all of these",
+               "list all pairs among the atoms of a rank, those within halo grids in plistWithinHalo");
     }
 }
 
@@ -252,19 +256,26 @@ void AlchemiGpuForceProvider::Impl::releaseLists(const GpuForceProviderPairlists
 
 void AlchemiGpuForceProvider::Impl::setPairs(const GpuForceProviderPairlists& pairlists)
 {
-    EnumerationArray<InteractionLocality, ab_pairs> given = {};
-    ab_pairs*                                       last  = nullptr;
-    for (const auto locality : { InteractionLocality::NonLocal, InteractionLocality::Local })
+    struct Named
     {
-        const GpuPairlist* plist = pairlists.plist[locality];
-        if (plist == nullptr)
+        const GpuPairlist* plist;
+        bool               nonLocal;
+    };
+    const std::array<Named, 3> lists = { { { pairlists.plistWithinHalo, false },
+                                           { pairlists.plist[InteractionLocality::NonLocal], true },
+                                           { pairlists.plist[InteractionLocality::Local], false } } };
+    std::array<ab_pairs, 3>    given = {};
+    ab_pairs*                  first = nullptr;
+    for (size_t k = 0; k < lists.size(); ++k)
+    {
+        if (lists[k].plist == nullptr)
         {
             continue;
         }
-        ab_pairs& pairs   = given[locality];
+        ab_pairs& pairs   = given[k];
         pairs.struct_size = sizeof pairs;
         pairs.kind        = AB_PAIRS_CLUSTERS;
-        pairs.non_local   = locality == InteractionLocality::NonLocal ? 1 : 0;
+        pairs.non_local   = lists[k].nonLocal ? 1 : 0;
         pairs.stream      = alchemi::handleOf(deviceStream_);
         pairs.rlist       = pairlists.rlistOuter;
         pairs.reach       = reachOf(pairlists);
@@ -275,11 +286,11 @@ void AlchemiGpuForceProvider::Impl::setPairs(const GpuForceProviderPairlists& pa
         }
         pairs.positions  = arrays_.vectors(pairlists.atdat->xq, pairlists.atomIndicesSize);
         pairs.atom_index = arrays_(pairlists.atomIndices, { pairlists.atomIndicesSize });
-        arrays_.addTo(&pairs, *plist, pairlists.useDynamicPruning);
-        pairs.next = last;
-        last       = &pairs;
+        arrays_.addTo(&pairs, *lists[k].plist, pairlists.useDynamicPruning);
+        pairs.next = first;
+        first      = &pairs;
     }
-    check(bridge_->set_pairs(provider_, last));
+    check(bridge_->set_pairs(provider_, first));
 }
 
 AlchemiGpuForceProvider::AlchemiGpuForceProvider(const AlchemiOptions& options,
@@ -301,7 +312,7 @@ HaloNeed AlchemiGpuForceProvider::haloNeed() const
     HaloNeed need;
     need.shell     = HaloShell::FullShell;
     need.range     = static_cast<real>(impl_->needs_.halo_range) + impl_->options_.pairlistBuffer;
-    need.haloPairs = impl_->needs_.halo_range > impl_->needs_.pair_range * (1.0 + c_rounding);
+    need.haloPairs = impl_->sendsMessages();
     return need;
 }
 

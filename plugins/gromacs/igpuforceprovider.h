@@ -96,7 +96,8 @@ enum class HaloShell : int
  *
  * With one layer (\p haloPairs false) the non-local list holds all pairs of a home with a halo atom.
  * Models that pass messages see farther than their pair list: \p range is then several cutoffs, and
- * the non-local list must hold the pairs of halo atoms among each other, too.
+ * the pairs of halo atoms among each other are needed, too: those between grids in the non-local list,
+ * those within a grid in GpuForceProviderPairlists::plistWithinHalo.
  *
  * GROMACS 2026 has no full shell (domdec/haloexchange.h communicates with up to seven zones).
  */
@@ -136,6 +137,13 @@ struct GpuForceProviderPairlists
 {
     //! NbnxmGpu::plist; nullptr for a locality without a list
     EnumerationArray<InteractionLocality, const GpuPairlist*> plist = { { nullptr } };
+    /*! \brief Pairs of halo atoms of the same grid, if HaloNeed asks for pairs of halo atoms
+     *
+     * A list of its own, since of pairs within a grid those with the central shift are in a list in
+     * both directions, and one is left out; in a non-local list none is. Uploaded in the non-local
+     * stream.
+     */
+    const GpuPairlist* plistWithinHalo = nullptr;
     //! NbnxmGpu::deviceStreams, in which lists, indices and xq are uploaded and lists are pruned
     EnumerationArray<InteractionLocality, const DeviceStream*> deviceStreams = { { nullptr } };
     //! NbnxmGpu::atomIndices: atom in natural order of each slot, -1 for fillers
