@@ -14,6 +14,7 @@ from ctypes import c_char_p, c_double, c_float, c_int, c_void_p
 from pathlib import Path
 from typing import Any
 
+import ase
 import numpy as np
 import torch
 from c_callers import Failure
@@ -25,6 +26,27 @@ from alchemi_bridge.engines import plugins
 HERE = Path(__file__).resolve().parent
 
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+
+SINGLE = [
+    "argon216",
+    "argon216-triclinic",
+    "argon27-small-box",
+    "water648",
+    "water648-all-excluded",
+]
+RANKS = [f"argon216-dd2-rank{rank}-{kind}" for rank in (0, 1) for kind in ("local", "nonlocal")]
+
+#: Å in a nm.
+NM = 10.0
+
+#: kJ/mol in an eV, from ASE's constants, which metatomic does not use.
+EV = ase.units.mol / ase.units.kJ
+
+#: Energies are float64; ASE and metatomic differ in the last digits of eV.
+ENERGY = 1e-7
+
+#: Forces and virial are GROMACS' float32: of the largest.
+SINGLE_PRECISION = 1e-6
 
 #: ``PbcType``
 XYZ, NO, XY, SCREW = range(4)
@@ -77,6 +99,18 @@ class Step(ctypes.Structure):
     )
 
 
+def home_atoms(local: Golden) -> int:
+    """Home atoms are those in the super-clusters of the local list; they come first."""
+    slots = local.arrays["atom_index"].reshape(-1, 64)[np.unique(local.arrays["sci"][:, 0])]
+    home = np.unique(slots[slots >= 0])
+    assert home.tolist() == list(range(len(home)))
+    return len(home)
+
+
+def close(found: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
+    assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
 def driver(cuda: bool = False) -> ctypes.CDLL:
     """Provider and driver in one library, compiled or taken from the cache."""
     home, stand_ins = plugins.folder(), HERE / "gromacs_stand_ins"
@@ -126,7 +160,7 @@ class Gromacs:
         That of the bridge, ``None`` for the environment's own.
     device
         ``cpu``, or ``cuda`` for lists and buffers in device memory.
-    **keywords
+    keywords
         Of the C interface.
     """
 
@@ -140,13 +174,13 @@ class Gromacs:
         buffer: float = 0.1,
         library: str | None = None,
         device: str = "cpu",
-        **keywords: str,
+        keywords: Mapping[str, str] | None = None,
     ) -> None:
         self.device = device
         self.library = driver(cuda=device != "cpu")
         self.handle = c_void_p()
         self.library.driver_trace()
-        words = [word.encode() for item in keywords.items() for word in item]
+        words = [word.encode() for item in (keywords or {}).items() for word in item]
         types = np.full(n_system, 18) if numbers is None else numbers
         types, seen = (np.ascontiguousarray(a, dtype=np.intc) for a in (types, model_atoms))
         stream = 0 if device == "cpu" else torch.cuda.current_stream().cuda_stream

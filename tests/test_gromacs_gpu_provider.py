@@ -18,7 +18,18 @@ import numpy as np
 import pytest
 import zoo
 from cluster_parts import FOLDER, Golden, expected, golden, in_one_frame, pruned
-from gromacs_engine import FULL, Gromacs
+from gromacs_engine import (
+    ENERGY,
+    EV,
+    FULL,
+    NM,
+    RANKS,
+    SINGLE,
+    SINGLE_PRECISION,
+    Gromacs,
+    close,
+    home_atoms,
+)
 from kernel_parts import DEVICES, needs_compiler
 
 from alchemi_bridge import MetatomicForceProvider
@@ -26,27 +37,6 @@ from alchemi_bridge.engines.interface import options
 from alchemi_bridge.parity import oracles
 
 pytestmark = needs_compiler
-
-SINGLE = [
-    "argon216",
-    "argon216-triclinic",
-    "argon27-small-box",
-    "water648",
-    "water648-all-excluded",
-]
-RANKS = [f"argon216-dd2-rank{rank}-{kind}" for rank in (0, 1) for kind in ("local", "nonlocal")]
-
-#: Å in a nm.
-NM = 10.0
-
-#: kJ/mol in an eV, from ASE's constants, which metatomic does not use.
-EV = ase.units.mol / ase.units.kJ
-
-#: Energies are float64; ASE and metatomic differ in the last digits of eV.
-ENERGY = 1e-7
-
-#: Forces and virial are GROMACS' float32: of the largest.
-SINGLE_PRECISION = 1e-6
 
 
 @pytest.fixture(params=DEVICES)
@@ -60,9 +50,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[MetatomicForceProvider]:
     found: list[MetatomicForceProvider] = []
 
     def make(*arguments: object, **settings: object) -> MetatomicForceProvider:
-        found.append(
-            MetatomicForceProvider(*arguments, **settings, extra_outputs=[echo.PAIRS])  # type: ignore[arg-type]
-        )
+        found.append(MetatomicForceProvider(*arguments, **settings, extra_outputs=[echo.PAIRS]))
         return found[-1]
 
     monkeypatch.setattr(options, "MetatomicForceProvider", make)
@@ -174,14 +162,6 @@ def test_masks_of_the_inner_radius_would_not_do(
     assert len(np.setdiff1d(codes(wanted), codes(received(made)))) > 1000
 
 
-def home_atoms(local: Golden) -> int:
-    """Home atoms are those in the super-clusters of the local list; they come first."""
-    slots = local.arrays["atom_index"].reshape(-1, 64)[np.unique(local.arrays["sci"][:, 0])]
-    home = np.unique(slots[slots >= 0])
-    assert home.tolist() == list(range(len(home)))
-    return len(home)
-
-
 def test_two_ranks(device: str, tmp_path: Path, made: list[MetatomicForceProvider]) -> None:
     """Local and non-local lists of both ranks together are all pairs, each once.
 
@@ -224,10 +204,6 @@ def test_model_sees_its_atoms_only(tmp_path: Path, made: list[MetatomicForceProv
 def argon(file: Golden) -> ase.Atoms:
     """The same atoms, in Å."""
     return ase.Atoms(np.full(file.n_atoms, 18), NM * file.positions, cell=NM * file.box, pbc=True)
-
-
-def close(found: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
-    assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("name", ["argon216", "argon216-triclinic"])

@@ -439,6 +439,14 @@ void AlchemiGpuForceProvider::reinitPairlist(const GpuForceProviderPairlists& pa
 void AlchemiGpuForceProvider::launchForces(const GpuForceProviderInput& input, const GpuForceProviderOutput& output)
 {
     impl_->haveEnergy_ = impl_->haveVirial_ = false;
+    // First of all: whoever counts how often an event is consumed counts failures, too.
+    for (GpuEventSynchronizer* event : { input.xLocalReadyOnDevice, input.xNonLocalReadyOnDevice })
+    {
+        if (event != nullptr)
+        {
+            event->enqueueWaitEvent(impl_->deviceStream_);
+        }
+    }
     if (!impl_->havePairs_)
     {
         refuse(AB_ERROR_PROTOCOL, "launchForces", "reinitPairlist before it", "no pair list", "call it at each search");
@@ -447,12 +455,9 @@ void AlchemiGpuForceProvider::launchForces(const GpuForceProviderInput& input, c
     {
         refuse(AB_ERROR_INPUT, "launchForces", "a workload and a box", "none", "fill in the whole structure");
     }
-    for (GpuEventSynchronizer* event : { input.xLocalReadyOnDevice, input.xNonLocalReadyOnDevice })
+    if (impl_->numAtoms_ > 0 && (input.x == nullptr || (input.stepWork->computeForces && output.forces == nullptr)))
     {
-        if (event != nullptr)
-        {
-            event->enqueueWaitEvent(impl_->deviceStream_);
-        }
+        refuse(AB_ERROR_INPUT, "launchForces", "coordinates, and a buffer for forces", "none", "allocate them");
     }
     if (impl_->haveWork_)
     {

@@ -244,7 +244,11 @@ public:
      */
     virtual void reinitPairlist(const GpuForceProviderPairlists& pairlists) = 0;
 
-    //! Compute forces for the current coordinates and add them; queue energy and virial if wanted
+    /*! \brief Compute forces for the current coordinates and add them; queue energy and virial if wanted
+     *
+     * The events of the input are consumed also if this throws; then nothing was added, and
+     * forcesReadyOnDevice is not marked.
+     */
     virtual void launchForces(const GpuForceProviderInput& input, const GpuForceProviderOutput& output) = 0;
 
     /*! \brief Energy and virial of the last launchForces()
