@@ -25,7 +25,7 @@ from alchemi_bridge.engines import plugins
 
 HERE = Path(__file__).resolve().parent
 
-FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+FLAGS = ("-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-pedantic", "-Werror")
 
 SINGLE = [
     "argon216",
@@ -114,7 +114,7 @@ def close(found: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
 def driver(cuda: bool = False) -> ctypes.CDLL:
     """Provider and driver in one library, compiled or taken from the cache."""
     home, stand_ins = plugins.folder(), HERE / "gromacs_stand_ins"
-    files = [home / "gromacs" / "alchemi_gpuforceprovider.cpp", HERE / "gromacs_driver.cpp"]
+    files = [*sorted((home / "gromacs").glob("*.cpp")), HERE / "gromacs_driver.cpp"]
     includes = [home / "include", home / "gromacs", stand_ins]
     headers = sorted(header for folder in includes for header in folder.rglob("*.h"))
     flags = [*FLAGS, f"-DGMX_GPU_CUDA={int(cuda)}"]
@@ -177,6 +177,8 @@ class Gromacs:
         keywords: Mapping[str, str] | None = None,
     ) -> None:
         self.device = device
+        if device != "cpu":
+            torch.zeros(1, device=device)  # there is a context, in which events can be made
         self.library = driver(cuda=device != "cpu")
         self.handle = c_void_p()
         self.library.driver_trace()

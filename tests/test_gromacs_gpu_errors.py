@@ -77,6 +77,15 @@ def test_rlist_is_what_there_is_of_a_buffer(model: Path, file: Golden) -> None:
             added(run, file, apart(file, 0.12))
 
 
+def test_radius_in_float32(model_file: Callable[..., Path], file: Golden) -> None:
+    """1.05 nm is a little less in GROMACS' memory, and not too little for a cutoff of that."""
+    assert file.rlist < 1.05
+    with Gromacs(model_file("lennard-jones", cutoff=10.5), 216, buffer=0.0) as run:
+        run.atoms(216)
+        run.search(file)
+        added(run, file)
+
+
 @pytest.mark.parametrize(
     ("make", "code", "words"),
     [
@@ -226,6 +235,11 @@ def test_options_that_can_not_be(model: Path, tmp_path: Path) -> None:
         opened(keywords={"skin": "1"})
     with c.refused(c.MODEL, "nothing.pt"):
         opened(path=tmp_path / "nothing.pt")
+
+
+def test_code_for_a_gpu_compiles() -> None:
+    """Here nobody can run it; see the tests on a device."""
+    assert driver(cuda=True).driver_open
 
 
 def test_libraries_that_can_not_be(

@@ -47,6 +47,8 @@
  *     (PlainPairlistRanges); the same check serves pairlistRange(). Its Verlet buffer is
  *     statistical, so the range holds a buffer of the provider's own.
  *  6. Halo. See HaloNeed.
+ *  7. Steps with a provider can not be captured as a graph (SimulationWorkload::useMdGpuGraph), nor is
+ *     there multiple time stepping on the GPU.
  *
  * Errors are exceptions derived from std::exception. The caller turns them into GMX_THROW of an
  * InternalError, as PlumedForceProvider::calculateForces() does.
@@ -105,7 +107,7 @@ struct HaloNeed
 {
     //! Which neighbors
     HaloShell shell = HaloShell::None;
-    //! Distance from the home atoms up to which atoms are there, nm; infinite if a model can not be divided
+    //! Distance from the home atoms up to which atoms are there, nm; infinite: a model can not be divided
     real range = 0;
     //! Whether the lists hold pairs of halo atoms with each other
     bool haloPairs = false;
@@ -154,7 +156,10 @@ struct GpuForceProviderPairlists
     const NBAtomDataGpu* atdat = nullptr;
     //! PairlistParams::rlistOuter, nm
     real rlistOuter = 0;
-    //! PairlistParams::useDynamicPruning: GpuPairlist::imask are then the masks at rlistOuter, once a list is not fresh
+    /*! \brief PairlistParams::useDynamicPruning
+     *
+     * Once a list is not fresh, GpuPairlist::imask are then the masks at rlistOuter.
+     */
     bool useDynamicPruning = false;
     //! Box of the search, nm
     const matrix* box = nullptr;
