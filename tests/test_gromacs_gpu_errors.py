@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from cluster_parts import Golden, golden
 from gromacs_engine import SCREW, Gromacs, driver
 from kernel_parts import needs_compiler
 
+from alchemi_bridge.compiling import require_compiler
 from alchemi_bridge.engines import plugins
 
 pytestmark = needs_compiler
@@ -235,6 +237,17 @@ def test_options_that_can_not_be(model: Path, tmp_path: Path) -> None:
         opened(keywords={"skin": "1"})
     with c.refused(c.MODEL, "nothing.pt"):
         opened(path=tmp_path / "nothing.pt")
+
+
+def test_interface_stands_alone() -> None:
+    """What is proposed to GROMACS needs nothing of the bridge."""
+    header = plugins.folder() / "gromacs" / "igpuforceprovider.h"
+    stand_ins = Path(__file__).parent / "gromacs_stand_ins"
+    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{stand_ins}"]
+    command = [require_compiler(), *flags, "-x", "c++", str(header)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "alchemi" not in header.read_text().split("#define")[1]
 
 
 def test_code_for_a_gpu_compiles() -> None:

@@ -201,24 +201,36 @@ def test_model_sees_its_atoms_only(tmp_path: Path, made: list[MetatomicForceProv
     assert np.abs(forces[chosen] - 0.5).max() > 0.1
 
 
-def argon(file: Golden) -> ase.Atoms:
-    """The same atoms, in Å."""
-    return ase.Atoms(np.full(file.n_atoms, 18), NM * file.positions, cell=NM * file.box, pbc=True)
+def argon(positions: np.ndarray, box: np.ndarray) -> ase.Atoms:
+    """As GROMACS keeps them, in Å."""
+    exact, cell = positions.astype(np.float32).astype(float), box.astype(np.float32).astype(float)
+    return ase.Atoms(np.full(len(exact), 18), NM * exact, cell=NM * cell, pbc=True)
 
 
-@pytest.mark.parametrize("name", ["argon216", "argon216-triclinic"])
+#: Cutoffs, Å; in the small box atoms see their own images.
+CUTOFFS = {"argon216": 8.5, "argon216-triclinic": 8.5, "argon27-small-box": 5.0}
+
+
+@pytest.mark.parametrize("name", CUTOFFS)
 def test_results_against_the_oracle(
     name: str, device: str, model_file: Callable[..., Path]
 ) -> None:
     """Energy, forces added to what is there, and GROMACS' virial: half of dE/d(strain)."""
-    file, cutoff = golden(name), 8.5
-    wanted = oracles.build("lennard-jones", cutoff=cutoff).evaluate(argon(file))
-    with Gromacs(model_file("lennard-jones", cutoff=cutoff), 216, device=device) as run:
-        run.atoms(216)
+    file, n = golden(name), golden(name).n_atoms
+    oracle = oracles.build("lennard-jones", cutoff=CUTOFFS[name])
+    model = model_file("lennard-jones", cutoff=CUTOFFS[name])
+    way = np.random.default_rng(6).uniform(-0.01, 0.01, (n, 3))
+    with Gromacs(model, n, buffer=0.08, device=device) as run:
+        run.atoms(n)
         run.search(file)
-        for before in (0.0, 8.0):
-            forces = np.full((216, 3), before, np.float32)
-            run.step(file.positions, file.box, forces)
+        for before, positions, box in (
+            (0.0, file.positions, file.box),
+            (8.0, file.positions + way, file.box),
+            (0.5, 1.003 * file.positions, 1.003 * file.box),
+        ):
+            wanted = oracle.evaluate(argon(positions, box))
+            forces = np.full((n, 3), before, np.float32)
+            run.step(positions, box, forces)
             energy, virial = run.collect()
             assert energy == pytest.approx(wanted.energy * EV, rel=ENERGY)
             close(forces - before, wanted.forces * EV * NM, SINGLE_PRECISION)
