@@ -79,7 +79,10 @@ struct Driver
         {
             options.keywords.emplace_back(given.keywords[2 * k], given.keywords[2 * k + 1]);
         }
-        options.warn = [this](const std::string& text) { warnings += text + "\n"; };
+        options.warn = [this](const std::string& text) {
+            warnings += text + "\n";
+            throw std::runtime_error("a log that fails"); // and must not stop a step
+        };
         stand_in::names() = { { &own, "the provider's stream" },
                               { streams[0].get(), "the local stream" },
                               { streams[1].get(), "the non-local stream" },

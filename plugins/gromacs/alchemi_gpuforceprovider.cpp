@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstdio>
 
 #include "gromacs/gpu_utils/devicebuffer.h"
 #include "gromacs/gpu_utils/gpu_utils.h"
@@ -103,14 +104,30 @@ AlchemiGpuForceProvider::Impl::Impl(const AlchemiOptions& options,
 AlchemiGpuForceProvider::Impl::~Impl()
 {
     bridge_->close(provider_);
-    freeDeviceBuffer(&scalars_);
+    try
+    {
+        freeDeviceBuffer(&scalars_);
+    }
+    catch (const std::exception& error)
+    {
+        std::fprintf(stderr, "alchemi_bridge: %s\n", error.what());
+    }
 }
 
 void AlchemiGpuForceProvider::Impl::log(void* self, int32_t level, const char* text)
 {
-    if (level == AB_LOG_WARNING)
+    if (level != AB_LOG_WARNING)
+    {
+        return;
+    }
+    // C calls this
+    try
     {
         static_cast<Impl*>(self)->options_.warn(text);
+    }
+    catch (...)
+    {
+        std::fprintf(stderr, "alchemi_bridge: %s\n", text);
     }
 }
 

@@ -61,7 +61,7 @@ struct AlchemiOptions
     real pairlistBuffer = 0.1;
     //! CUDA device of this rank (DeviceInformation::id); not looked at in a build without GPU
     int deviceId = 0;
-    //! Receives warnings, one at a time; empty: they go to standard error
+    //! Receives warnings, one at a time; empty, or if it throws: they go to standard error
     std::function<void(const std::string&)> warn;
 };
 
