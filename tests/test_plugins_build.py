@@ -237,6 +237,8 @@ def test_command(cli: Cli, cache: Path) -> None:
 def test_include_builds_nothing(cli: Cli, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compiling.COMPILER_VARIABLE, "")
     assert cli("plugin", "c", "--include").status == 0
+    sources = Path(cli("plugin", "gromacs").stdout.strip())
+    assert (sources / "igpuforceprovider.h").is_file()
     assert not cache.exists()
 
 
