@@ -242,7 +242,7 @@ def test_include_builds_nothing(cli: Cli, cache: Path, monkeypatch: pytest.Monke
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("arguments", [(), ("gromacs",), ("c", "lammps")])
+@pytest.mark.parametrize("arguments", [(), ("amber",), ("c", "lammps")])
 def test_wrong_use(arguments: tuple[str, ...], cli: Cli) -> None:
     run = cli("plugin", *arguments)
     assert run.status == 2
