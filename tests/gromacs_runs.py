@@ -55,7 +55,7 @@ def deck(
     positions: Sequence[Sequence[float]],
     *lines: str,
     velocities: Sequence[Sequence[float]] | None = None,
-    box: float = 3.0,
+    box: float | np.ndarray = 3.0,
     parameters: str = PARAMETERS,
 ) -> None:
     """Files of a run of heavy atoms that GROMACS has no interactions for.
@@ -71,7 +71,7 @@ def deck(
     lines
         Of the setup file.
     box
-        Edge of the cubic box, nm.
+        Edge of the cubic box, or its three vectors, nm.
     parameters
         Contents of in.mdp.
     """
@@ -88,7 +88,7 @@ def deck(
         folder / "in.gro",
         symbols,
         np.asarray(positions, dtype=float),
-        box * np.eye(3),
+        box if isinstance(box, np.ndarray) else box * np.eye(3),
         velocities=moving,
     )
     (folder / "bridge.dat").write_text("\n".join(lines) + "\n")
