@@ -11,7 +11,7 @@ import pytest
 from mpi_runs import skip_if
 
 from alchemi_bridge.compiling import find_compiler
-from alchemi_bridge.engines import gromacs, plugins
+from alchemi_bridge.engines import gromacs, gromacs_commands, plugins
 from alchemi_bridge.engines.gromacs_files import write_gro
 
 #: In continuous integration GROMACS must be there, unless this says why it can not be had.
@@ -94,7 +94,7 @@ def deck(
     (folder / "bridge.dat").write_text("\n".join(lines) + "\n")
 
 
-def run(folder: Path, *, double: bool = False, **options: object) -> gromacs.Run:
+def run(folder: Path, *, double: bool = False, **options: object) -> gromacs_commands.Run:
     """Prepare and run what :func:`deck` wrote."""
     program = gromacs.find(double=double)
     program.grompp(

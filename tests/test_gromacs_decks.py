@@ -54,11 +54,11 @@ def test_a_lost_virial_would_be_seen(tmp_path: Path) -> None:
     script.write_text(
         f"import sys; sys.path.insert(0, {str(FOLDER)!r})\n"
         "from pathlib import Path\n"
-        "from alchemi_bridge.engines import gromacs\n"
+        "from alchemi_bridge.engines import gromacs, gromacs_commands\n"
         "import decks\n"
         "program = gromacs.find()\n"
         "def run(name):\n"
-        "    return gromacs.Run(program, Path.cwd(), name, '')\n"
+        "    return gromacs_commands.Run(program, Path.cwd(), name, '')\n"
         "program.grompp(Path.cwd(), parameters='argon_nve.mdp', structure='argon.gro',\n"
         "               topology='argon.top', name='none')\n"
         "none = program.mdrun(Path.cwd(), 'none')\n"
