@@ -312,7 +312,10 @@ def python(script: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["parity", "--help"], ["fly"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["parity", "--help"], ["export", "--help"], ["fly"]],
+)
 def test_help_and_usage_do_not_load_torch(arguments: list[str]) -> None:
     script = (
         "import sys\nfrom alchemi_bridge.cli.main import main\n"

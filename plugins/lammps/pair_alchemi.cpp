@@ -12,8 +12,6 @@
 #include "pair_alchemi.h"
 #include "pair_alchemi_internal.h"
 
-#include "alchemi_bridge_loader.h"
-
 #include "atom.h"
 #include "comm.h"
 #include "domain.h"
@@ -201,7 +199,7 @@ void PairAlchemi::open()
                "one of these",
                (const char *) update->unit_style);
   std::string problem;
-  if (!bridge) bridge = alchemi_bridge::load(AB_LIBRARY, problem);
+  if (!bridge) bridge = alchemi_bridge::load(alchemi_bridge::library_or(AB_LIBRARY), problem);
   agree(bridge ? AB_OK : AB_ERROR_INTERNAL, problem.c_str());
 
   // ranks of a node share its GPUs
@@ -368,23 +366,23 @@ void PairAlchemi::compute(int eflag, int vflag)
 
   ab_step step = {};
   step.struct_size = sizeof step;
-  step.positions = array_of(n_atoms ? atom->x[0] : nowhere, AB_FLOAT64, {n_atoms, 3});
+  step.positions = describe(n_atoms ? atom->x[0] : nowhere, AB_FLOAT64, {n_atoms, 3});
   fill_cell(step.cell, step.periodic);
 
   ab_buffers out = {};
   out.struct_size = sizeof out;
   if (buffered) {
     force_buffer.assign(3 * static_cast<size_t>(std::max(n_all, 1)), 0.0);
-    out.forces = array_of(force_buffer.data(), AB_FLOAT64, {n_atoms, 3});
+    out.forces = describe(force_buffer.data(), AB_FLOAT64, {n_atoms, 3});
   } else {
-    out.forces = array_of(n_atoms ? atom->f[0] : nowhere, AB_FLOAT64, {n_atoms, 3});
+    out.forces = describe(n_atoms ? atom->f[0] : nowhere, AB_FLOAT64, {n_atoms, 3});
   }
-  if (eflag_global) out.energy = array_of(&energy, AB_FLOAT64, {1});
-  if (vflag_global) out.virial = array_of(stress, AB_FLOAT64, {3, 3});
-  if (eflag_atom) out.energies = array_of(n_atoms ? eatom : nowhere, AB_FLOAT64, {n_atoms});
+  if (eflag_global) out.energy = describe(&energy, AB_FLOAT64, {1});
+  if (vflag_global) out.virial = describe(stress, AB_FLOAT64, {3, 3});
+  if (eflag_atom) out.energies = describe(n_atoms ? eatom : nowhere, AB_FLOAT64, {n_atoms});
   if (vflag_atom) {
     virial_buffer.assign(9 * static_cast<size_t>(std::max(n_all, 1)), 0.0);
-    out.virials = array_of(virial_buffer.data(), AB_FLOAT64, {n_atoms, 3, 3});
+    out.virials = describe(virial_buffer.data(), AB_FLOAT64, {n_atoms, 3, 3});
   }
   asks_virials = vflag_atom != 0;
   agree(bridge->compute(provider, &step, &out), nullptr);

@@ -12,29 +12,12 @@
 
 namespace alchemi_plumed {
 
-namespace {
-
-ab_array array(const void *data, int32_t dtype, int64_t rows, int64_t columns)
-{
-    static double nowhere;
-    ab_array found = {};
-    found.data = data ? const_cast<void *>(data) : &nowhere;
-    found.extent[0] = rows;
-    found.extent[1] = columns;
-    found.stride[0] = columns ? columns : 1;
-    found.stride[1] = columns ? 1 : 0;
-    found.dtype = dtype;
-    found.ndim = columns ? 2 : 1;
-    found.memory = AB_HOST;
-    return found;
-}
-
-} // namespace
+using alchemi_bridge::describe;
 
 Model::Model(const std::string &path, const std::string &text, long long n_atoms, std::string &log)
 {
     std::string problem;
-    bridge = alchemi_bridge::load(AB_LIBRARY, problem);
+    bridge = alchemi_bridge::load(alchemi_bridge::library_or(AB_LIBRARY), problem);
     if (!bridge) throw Failure(problem);
     ab_setup setup = {};
     setup.struct_size = sizeof setup;
@@ -77,8 +60,8 @@ void Model::open(const ab_setup &setup)
         const int64_t n = setup.n_atoms;
         ab_atoms atoms = {};
         atoms.struct_size = sizeof atoms;
-        atoms.types = array(setup.types, AB_INT32, n, 0);
-        atoms.ids = array(numbers.data(), AB_INT64, n, 0);
+        atoms.types = describe(setup.types, AB_INT32, {n});
+        atoms.ids = describe(numbers.data(), AB_INT64, {n});
         check(bridge->set_atoms(provider, &atoms));
         ab_requirements needs = {};
         needs.struct_size = sizeof needs;
@@ -115,7 +98,7 @@ double Model::compute(std::vector<double> &positions, const double box[9], std::
     const int64_t n = static_cast<int64_t>(indices.size());
     ab_step step = {};
     step.struct_size = sizeof step;
-    step.positions = array(positions.data(), AB_FLOAT64, n, 3);
+    step.positions = describe(positions.data(), AB_FLOAT64, {n, 3});
     std::copy(box, box + 9, step.cell);
     for (int k = 0; k < 3; ++k) {
         const bool is_there = box[3 * k] != 0.0 || box[3 * k + 1] != 0.0 || box[3 * k + 2] != 0.0;
@@ -129,9 +112,9 @@ double Model::compute(std::vector<double> &positions, const double box[9], std::
     std::fill(virial, virial + 9, 0.0);
     ab_buffers out = {};
     out.struct_size = sizeof out;
-    out.forces = array(forces.data(), AB_FLOAT64, n, 3);
-    out.energy = array(&energy, AB_FLOAT64, 1, 0);
-    out.virial = array(virial, AB_FLOAT64, 3, 3);
+    out.forces = describe(forces.data(), AB_FLOAT64, {n, 3});
+    out.energy = describe(&energy, AB_FLOAT64, {1});
+    out.virial = describe(virial, AB_FLOAT64, {3, 3});
     check(bridge->compute(provider, &step, &out));
     return energy;
 }
