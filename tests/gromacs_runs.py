@@ -11,7 +11,7 @@ import pytest
 from mpi_runs import skip_if
 
 from alchemi_bridge.compiling import find_compiler
-from alchemi_bridge.engines import gromacs, plugins
+from alchemi_bridge.engines import gromacs, gromacs_commands, plugins
 from alchemi_bridge.engines.gromacs_files import write_gro
 
 #: In continuous integration GROMACS must be there, unless this says why it can not be had.
@@ -55,7 +55,7 @@ def deck(
     positions: Sequence[Sequence[float]],
     *lines: str,
     velocities: Sequence[Sequence[float]] | None = None,
-    box: float = 3.0,
+    box: float | np.ndarray = 3.0,
     parameters: str = PARAMETERS,
 ) -> None:
     """Files of a run of heavy atoms that GROMACS has no interactions for.
@@ -71,7 +71,7 @@ def deck(
     lines
         Of the setup file.
     box
-        Edge of the cubic box, nm.
+        Edge of the cubic box, or its three vectors, nm.
     parameters
         Contents of in.mdp.
     """
@@ -88,13 +88,13 @@ def deck(
         folder / "in.gro",
         symbols,
         np.asarray(positions, dtype=float),
-        box * np.eye(3),
+        box if isinstance(box, np.ndarray) else box * np.eye(3),
         velocities=moving,
     )
     (folder / "bridge.dat").write_text("\n".join(lines) + "\n")
 
 
-def run(folder: Path, *, double: bool = False, **options: object) -> gromacs.Run:
+def run(folder: Path, *, double: bool = False, **options: object) -> gromacs_commands.Run:
     """Prepare and run what :func:`deck` wrote."""
     program = gromacs.find(double=double)
     program.grompp(

@@ -8,7 +8,7 @@ import gromacs_runs
 import pytest
 from gromacs_runs import needs_gromacs
 
-from alchemi_bridge.engines import gromacs, gromacs_packages
+from alchemi_bridge.engines import gromacs, gromacs_commands, gromacs_packages
 from alchemi_bridge.errors import ConfigurationError, EvaluationError
 
 VERSION = """
@@ -59,17 +59,17 @@ def test_the_named_one_before_the_fetched_one_before_that_in_path(
     bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program(bare / "bin" / "gmx_mpi", "2025.4")
-    assert gromacs.find() == gromacs.Gromacs(bare / "bin" / "gmx_mpi", "2025.4", False)
+    assert gromacs.find() == gromacs_commands.Gromacs(bare / "bin" / "gmx_mpi", "2025.4", False)
     program(bare / "bin" / "gmx", "2026.1")
     assert gromacs.find().version == "2026.1"
     fetched = program(gromacs_packages.folder() / "gmx", "2025.2-Debian_2025.2_1")
-    assert gromacs.find() == gromacs.Gromacs(fetched, "2025.2-Debian_2025.2_1", False)
+    assert gromacs.find() == gromacs_commands.Gromacs(fetched, "2025.2-Debian_2025.2_1", False)
     named = program(bare / "mine" / "gmx", "2027")
     monkeypatch.setenv(gromacs.PROGRAM_VARIABLE, str(named))
-    assert gromacs.find() == gromacs.Gromacs(named, "2027", False)
+    assert gromacs.find() == gromacs_commands.Gromacs(named, "2027", False)
     # the one of the other precision is beside it
     double = program(bare / "mine" / "gmx_d", "2027", "double")
-    assert gromacs.find(double=True) == gromacs.Gromacs(double, "2027", True)
+    assert gromacs.find(double=True) == gromacs_commands.Gromacs(double, "2027", True)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_command_that_fails(bare: Path) -> None:
     made = gromacs.inspected(program(bare / "bin" / "gmx", "2025.2"))
     with pytest.raises(EvaluationError, match=r"gmx grompp.*status 3: said something / and fails"):
         made.call("grompp", folder=bare)
-    gone = gromacs.Gromacs(bare / "gone", "2025.2", False)
+    gone = gromacs_commands.Gromacs(bare / "gone", "2025.2", False)
     with pytest.raises(EvaluationError, match="No such file"):
         gone.call("grompp", folder=bare)
 
@@ -130,19 +130,19 @@ that is compatible
 For more information and tips for troubleshooting, please check the website
 -------------------------------------------------------
 """
-    assert gromacs.message_of(fatal) == (
+    assert gromacs_commands.message_of(fatal) == (
         "Fatal error: There is no domain decomposition for 7 ranks that is compatible"
     )
     warned = (
         "NOTE 1 [file a.mdp]:\n  nothing\n\nWARNING 1 [file a.mdp]:\n  two\n  lines\n\n" + fatal
     )
-    assert gromacs.message_of(warned) == "WARNING 1 [file a.mdp]: two lines"
-    assert gromacs.message_of(warned + "\nERROR 1 [file a.top]:\n  no\n") == (
+    assert gromacs_commands.message_of(warned) == "WARNING 1 [file a.mdp]: two lines"
+    assert gromacs_commands.message_of(warned + "\nERROR 1 [file a.top]:\n  no\n") == (
         "ERROR 1 [file a.top]: no"
     )
     ours = fatal.replace("There is", "PLUMED said: alchemi_bridge: there is")
-    assert gromacs.message_of(ours).startswith("alchemi_bridge: there is no domain")
-    assert gromacs.message_of("") == "nothing was printed"
+    assert gromacs_commands.message_of(ours).startswith("alchemi_bridge: there is no domain")
+    assert gromacs_commands.message_of("") == "nothing was printed"
 
 
 def test_what_continuous_integration_may_skip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from gromacs_runs import needs_gromacs
 from mpi_runs import slow
 
 from alchemi_bridge.domain.ranks import environment_of_one
+from alchemi_bridge.engines.gromacs_commands import Gromacs
 
 FOLDER = Path(__file__).resolve().parent.parent / "integration" / "gromacs"
 
@@ -54,11 +55,11 @@ def test_a_lost_virial_would_be_seen(tmp_path: Path) -> None:
     script.write_text(
         f"import sys; sys.path.insert(0, {str(FOLDER)!r})\n"
         "from pathlib import Path\n"
-        "from alchemi_bridge.engines import gromacs\n"
+        "from alchemi_bridge.engines import gromacs, gromacs_commands\n"
         "import decks\n"
         "program = gromacs.find()\n"
         "def run(name):\n"
-        "    return gromacs.Run(program, Path.cwd(), name, '')\n"
+        "    return gromacs_commands.Run(program, Path.cwd(), name, '')\n"
         "program.grompp(Path.cwd(), parameters='argon_nve.mdp', structure='argon.gro',\n"
         "               topology='argon.top', name='none')\n"
         "none = program.mdrun(Path.cwd(), 'none')\n"
@@ -91,6 +92,33 @@ def test_what_is_asked_for_wrongly(
     said = capsys.readouterr().err
     assert "error: program" in said
     assert "gromacs_packages" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [(0.9, 0, "all within limits"), (1.1, 1, "1 missed"), (float("nan"), 1, "1 missed")],
+)
+def test_a_missed_limit_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: float,
+    status: int,
+    words: str,
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    decks = importlib.import_module("run")
+    comparison = importlib.import_module("decks").Comparison
+    found = [comparison("pressure", 1.0, 2.0, error, 1.0), comparison("forces", None, None, 0, 1)]
+    monkeypatch.setattr(decks, "DECKS", {"one": lambda folder, program: iter(found)})
+    monkeypatch.setattr(decks.prepare, "main", lambda: None)
+    program = Gromacs(tmp_path / "gmx", "2025.2", False)
+    monkeypatch.setattr(decks.gromacs, "find", lambda: program)
+    assert decks.main(["one", "--folder", str(tmp_path)]) == status
+    said = capsys.readouterr().out
+    assert words in said
+    assert ("MISSED" in said) is bool(status)
+    assert (tmp_path / "argon.top").is_file()
 
 
 def test_every_file_belongs_to_a_deck() -> None:

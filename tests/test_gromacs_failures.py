@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from gromacs_runs import deck, needs_gromacs, run
 
-from alchemi_bridge.engines import gromacs, plumed_plugin
+from alchemi_bridge.engines import gromacs, gromacs_commands, plumed_plugin
+from alchemi_bridge.engines.gromacs_files import read_trr
 from alchemi_bridge.errors import EvaluationError
 
 pytestmark = needs_gromacs
@@ -19,22 +20,22 @@ APART = [[1.0, 1.0, 1.0], [1.2, 1.0, 1.0]]
 
 
 @pytest.fixture
-def start(tmp_path: Path, models: Callable[[str], Path]) -> Callable[..., gromacs.Run]:
+def start(tmp_path: Path, models: Callable[[str], Path]) -> Callable[..., gromacs_commands.Run]:
     """Runs two atoms with a model of the zoo and lines of a setup file."""
 
-    def run_it(model: str, *lines: str, **options: object) -> gromacs.Run:
+    def run_it(model: str, *lines: str, **options: object) -> gromacs_commands.Run:
         deck(tmp_path, TWO, APART, f"model '{models(model)}'", *lines, **options)
         return run(tmp_path)
 
     return run_it
 
 
-def test_the_same_deck_runs(start: Callable[..., gromacs.Run]) -> None:
+def test_the_same_deck_runs(start: Callable[..., gromacs_commands.Run]) -> None:
     done = start("nan_energy", "species Ar")
     assert [frame.step for frame in done.frames()] == list(range(21))
 
 
-def test_atoms_that_do_not_exist(start: Callable[..., gromacs.Run]) -> None:
+def test_atoms_that_do_not_exist(start: Callable[..., gromacs_commands.Run]) -> None:
     with pytest.raises(
         EvaluationError,
         match=r"exit status 1: alchemi_bridge: 'atoms' in bridge.dat: expected atoms with numbers "
@@ -43,30 +44,39 @@ def test_atoms_that_do_not_exist(start: Callable[..., gromacs.Run]) -> None:
         start("pair", "species Ar", "atoms 1-3")
 
 
-def test_a_group_that_does_not_exist(tmp_path: Path, start: Callable[..., gromacs.Run]) -> None:
+@pytest.mark.slow
+def test_a_group_that_does_not_exist(
+    tmp_path: Path, start: Callable[..., gromacs_commands.Run]
+) -> None:
     (tmp_path / "index.ndx").write_text("[ System ]\n1 2\n")
     with pytest.raises(EvaluationError, match=r"alchemi_bridge: .*Protein.*System"):
         start("pair", "species Ar", "group index.ndx Protein")
 
 
-def test_elements_that_the_model_lacks(start: Callable[..., gromacs.Run]) -> None:
+def test_elements_that_the_model_lacks(start: Callable[..., gromacs_commands.Run]) -> None:
     with pytest.raises(EvaluationError, match=r"alchemi_bridge: atomic types: .*\[54\]"):
         start("pair", "species Xe")
 
 
-def test_another_number_of_atoms(tmp_path: Path, start: Callable[..., gromacs.Run]) -> None:
+@pytest.mark.slow
+def test_another_number_of_atoms(
+    tmp_path: Path, start: Callable[..., gromacs_commands.Run]
+) -> None:
     (tmp_path / "three.xyz").write_text("3\n\nAr 0 0 0\nAr 0 0 2\nAr 0 0 4\n")
     with pytest.raises(EvaluationError, match=r"alchemi_bridge: .*expected 2 atoms.*got 3"):
         start("pair", "structure three.xyz")
 
 
-def test_periodic_directions_that_the_model_can_not_do(start: Callable[..., gromacs.Run]) -> None:
+@pytest.mark.slow
+def test_periodic_directions_that_the_model_can_not_do(
+    start: Callable[..., gromacs_commands.Run],
+) -> None:
     with pytest.raises(EvaluationError, match=r"alchemi_bridge: .*periodic in all three.*True, Fa"):
         start("non_conservative", "species Ar", "non_conservative stress", "periodic xy")
 
 
 def test_a_model_that_fails_in_the_middle_of_a_run(
-    tmp_path: Path, start: Callable[..., gromacs.Run]
+    tmp_path: Path, start: Callable[..., gromacs_commands.Run]
 ) -> None:
     against = [[10.0, 0.0, 0.0], [-10.0, 0.0, 0.0]]
     with pytest.raises(
@@ -74,7 +84,7 @@ def test_a_model_that_fails_in_the_middle_of_a_run(
     ):
         start("nan_energy", "species Ar", velocities=against)
     # there is a part of a trajectory, but nobody was told that this was a run
-    assert 0 < len(gromacs.read_trr(tmp_path / "run.trr")) < 21
+    assert 0 < len(read_trr(tmp_path / "run.trr")) < 21
     assert "Finished mdrun" not in (tmp_path / "run.log").read_text()
 
 

@@ -6,8 +6,6 @@ GROMACS computes one trajectory at a time, and with Verlet lists it wants a box.
   the model, which gives the same numbers;
 - a second structure is where the first one's atoms get to some steps later: they have velocities
   that take them there, and masses that no force can turn aside.
-
-Units are converted with SciPy's constants, not with the bridge's own.
 """
 
 from __future__ import annotations
@@ -15,22 +13,17 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import ase
 import numpy as np
-import scipy.constants as si
 
 from alchemi_bridge.cell import Cell
-from alchemi_bridge.engines.gromacs import Gromacs, Run
-from alchemi_bridge.engines.gromacs_files import write_gro
+from alchemi_bridge.engines.boxes import Computed, same_system
+from alchemi_bridge.engines.gromacs_commands import Gromacs, Run
+from alchemi_bridge.engines.gromacs_files import KJ_PER_MOL, NM, write_gro
 from alchemi_bridge.engines.lammps_frame import Frame, require_positions
 from alchemi_bridge.errors import EvaluationError
-
-#: nm in Å, and kJ/mol in eV.
-NM = si.nano / si.angstrom
-KJ_PER_MOL = si.kilo / (si.N_A * si.eV)
 
 #: Time step, ps, and mass of the atoms, u: a force of 1e5 kJ/mol/nm moves them by 1e-16 nm.
 TIME_STEP, MASS = 0.001, 1e15
@@ -76,25 +69,6 @@ parity
 """
 
 
-@dataclass(frozen=True)
-class Computed:
-    """What GROMACS computed for a structure, float64, in its order and frame.
-
-    Attributes
-    ----------
-    energy
-        eV.
-    forces
-        (N, 3), eV/Å.
-    virial
-        (3, 3) dE/d(strain), eV, tensile positive.
-    """
-
-    energy: float
-    forces: np.ndarray
-    virial: np.ndarray
-
-
 class GromacsBox:
     """Structures with one model, in a GROMACS of double precision.
 
@@ -137,7 +111,7 @@ class GromacsBox:
         results: list[Computed] = []
         while len(results) < len(structures):
             first, *others = structures[len(results) : len(results) + 2]
-            together = [first, *(other for other in others if _same_system(first, other))]
+            together = [first, *(other for other in others if same_system(first, other))]
             results += self._evaluate(together)
         return results
 
@@ -224,15 +198,6 @@ def _results(run: Run, frame: Frame, steps: Sequence[int]) -> list[Computed]:
             )
         )
     return results
-
-
-def _same_system(first: ase.Atoms, other: ase.Atoms) -> bool:
-    """Whether two structures differ by their positions only."""
-    return (
-        np.array_equal(first.numbers, other.numbers)
-        and np.array_equal(first.cell.array, other.cell.array)
-        and np.array_equal(first.pbc, other.pbc)
-    )
 
 
 def _topology(symbols: Sequence[str]) -> str:

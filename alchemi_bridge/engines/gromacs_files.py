@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.constants as si
 
 from alchemi_bridge.errors import InputError, ShapeError
+
+#: nm in Å, and kJ/mol in eV: constants of the SI, independent of the bridge's own units.
+NM = si.nano / si.angstrom
+KJ_PER_MOL = si.kilo / (si.N_A * si.eV)
 
 #: Digits behind the point in ``.gro`` files: GROMACS reads how many there are from their distance.
 DIGITS = 15

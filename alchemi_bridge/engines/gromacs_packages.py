@@ -12,10 +12,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from alchemi_bridge.compiling import cache_folder
 from alchemi_bridge.errors import BridgeError, ConfigurationError, last_line
@@ -36,7 +35,7 @@ KEYRINGS = tuple(
 
 #: Folders of the packages that programs do not need; more than half of what is in them.
 LEFT_OUT = tuple(
-    PurePosixPath("usr/share") / name
+    f"usr/share/{name}"
     for name in ("doc", "fonts", "info", "javascript", "lintian", "locale", "man")
 )
 
@@ -133,7 +132,7 @@ def own_mirror() -> str:
 
 
 def _require_machine() -> None:
-    for program in ("apt-get", "apt-cache", "dpkg", "dpkg-deb"):
+    for program in ("apt-get", "apt-cache", "dpkg", "dpkg-deb", "tar"):
         if shutil.which(program) is None:
             raise _refused(f"no {program} here", "use GROMACS of another source")
     architecture = _said(["dpkg", "--print-architecture"]).strip()
@@ -182,18 +181,14 @@ def _download(work: Path, mirror: str) -> list[Path]:
 
 def _unpack(package: Path, root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    command = ["dpkg-deb", "--fsys-tarfile", str(package)]
-    with (
-        subprocess.Popen(command, stdout=subprocess.PIPE) as process,
-        tarfile.open(fileobj=process.stdout, mode="r|") as archive,
-    ):
-        for member in archive:
-            path = PurePosixPath(member.name)
-            if not any(path.is_relative_to(left_out) for left_out in LEFT_OUT):
-                member.mode |= 0o200  # so that it can be removed again
-                archive.extract(member, root, filter="tar")
-    if process.returncode != 0:
-        raise _refused(f"{package.name}, which can not be unpacked", "try again")
+    command = ["tar", "--extract", "--no-same-owner", "--no-same-permissions"]
+    command += [f"--exclude=./{left_out}" for left_out in LEFT_OUT]
+    with subprocess.Popen(
+        ["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE
+    ) as packed:
+        unpacked = subprocess.run([*command, f"--directory={root}"], stdin=packed.stdout)
+    if packed.returncode != 0 or unpacked.returncode != 0:
+        raise _refused(f"{package.name}, which can not be unpacked", "see whether the disk is full")
 
 
 def _write_starters(home: Path) -> None:

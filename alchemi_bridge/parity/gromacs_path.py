@@ -46,7 +46,7 @@ class GromacsPath(ParityPath):
     name = "gromacs"
     description = (
         "stock GROMACS in double precision with the bridge behind its PLUMED interface, one "
-        "process, on the CPU (time: mean of GROMACS' own steps)"
+        "process, on the CPU (time: mean of GROMACS' own steps, in a run of its own)"
     )
 
     def unavailable(self) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from ase.build import molecule
 
 from alchemi_bridge import BridgeCalculator
-from alchemi_bridge.engines.gromacs import Gromacs, Run
+from alchemi_bridge.engines.gromacs_commands import Gromacs, Run
 
 #: What GROMACS in mixed precision can show: forces of a step, relative to their rms.
 FORCES = 2e-5
@@ -139,7 +139,7 @@ def _both(
         called = f"{name or parameters}{suffix}_run"
         gromacs.grompp(
             folder, parameters=f"{parameters}.mdp", structure=structure, topology=top, name=called
-        )  # fmt: skip
+        )
         runs.append(gromacs.mdrun(folder, called, bridge=dat))
     return runs[0], runs[1]
 
