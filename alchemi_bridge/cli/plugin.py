@@ -19,8 +19,8 @@ lammps   pair style alchemi for the LAMMPS of this environment. LAMMPS loads it 
          plugin load "$(alchemi-bridge plugin lammps)"
 plumed   the library for engines that speak PLUMED's interface, such as GROMACS (2025 and later):
          PLUMED_KERNEL=$(alchemi-bridge plugin plumed) gmx mdrun -plumed bridge.dat
-gromacs  sources for who builds GROMACS: IGpuForceProvider and its implementation (prints their folder;
-         builds nothing). A GROMACS that is there takes plumed
+gromacs  for who changes GROMACS' own sources: prints the folder of IGpuForceProvider and of its
+         implementation, and builds nothing. A GROMACS as it is takes plumed
 
 Libraries are compiled on first use, and kept in the cache ($ALCHEMI_BRIDGE_CACHE).
 """
