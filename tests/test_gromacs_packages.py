@@ -16,7 +16,7 @@ from alchemi_bridge.errors import ConfigurationError
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb")
 
-#: An apt whose only package has two programs, and a loader that starts what it is given.
+#: An apt whose only package has all programs, and a loader that starts what it is given.
 APT = r"""#!/bin/sh
 echo "$@" >> {calls}
 for word; do
@@ -41,6 +41,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
         "Maintainer: nobody <nobody@localhost>\nDescription: none\n",
         "usr/bin/gmx": "#!/bin/sh\necho gmx $* $GMXLIB\n",
         "usr/bin/gmx_d": "#!/bin/sh\necho gmx_d $*\n",
+        "usr/bin/gmx_mpi": "#!/bin/sh\necho gmx_mpi $*\n",
+        "usr/bin/prterun": "#!/bin/sh\necho prterun $* $PRTE_PREFIX\n",
         "usr/lib64/ld-linux-x86-64.so.2": '#!/bin/sh\nshift 2\nexec "$@"\n',
         "usr/share/doc/gromacs/README": "large\n",
     }.items():
@@ -85,9 +87,11 @@ def test_packages_become_programs(
     asked = calls.read_text()
     keys = tmp_path / "keys.gpg"
     assert f"deb [signed-by={keys}] http://mirror.invalid/debian trixie main\n" in asked
-    assert "install -y --download-only gromacs" in asked
+    assert "install -y --download-only gromacs openmpi-bin" in asked
     said = subprocess.run([folder / "gmx", "mdrun", "a b"], capture_output=True, text=True)
     assert said.stdout == f"gmx mdrun a b {folder.parent}/root/usr/share/gromacs/top\n"
+    said = subprocess.run([folder / "mpirun", "-n", "2"], capture_output=True, text=True)
+    assert said.stdout == f"prterun -n 2 {folder.parent}/root/usr\n"
     assert not (folder.parent / "root" / "usr" / "share" / "doc").exists()
     # what is there is not fetched again, and nothing else is left
     calls.unlink()

@@ -22,8 +22,11 @@ from alchemi_bridge.errors import BridgeError, ConfigurationError, last_line
 #: The release of Debian whose GROMACS is taken: the first one with the PLUMED interface.
 SUITE = "trixie"
 
-#: Programs that there are starters for: mixed and double precision.
-PROGRAMS = ("gmx", "gmx_d")
+#: What is fetched, with all that it depends on: GROMACS, and what starts several ranks of it.
+PACKAGES = ("gromacs", "openmpi-bin")
+
+#: Starters, and the programs that they start: mixed and double precision, and several ranks.
+PROGRAMS = {"gmx": "gmx", "gmx_d": "gmx_d", "gmx_mpi": "gmx_mpi", "mpirun": "prterun"}
 
 #: Set to the address of a mirror of Debian, where the machine's own packages come from elsewhere.
 MIRROR_VARIABLE = "ALCHEMI_BRIDGE_DEBIAN_MIRROR"
@@ -44,13 +47,16 @@ FETCH_TIMEOUT_SECONDS = 900.0
 #: GROMACS with the C library that it was built with. The machine's own libraries are found, too,
 #: which is how a program that GROMACS loads finds what it was built with.
 STARTER = """#!/bin/sh
-# made by alchemi_bridge: {name} of Debian's packages, with the libraries that it was built with
+# made by alchemi_bridge: {program} of Debian's packages, with the libraries that it was built with
 root=$(cd -- "$(dirname -- "$0")/../root" && pwd)
 lib=$root/usr/lib/x86_64-linux-gnu
 export GMXLIB="${{GMXLIB:-$root/usr/share/gromacs/top}}"
+# Open MPI and what it starts ranks with look for their files where they were built for
+export OPAL_PREFIX="$root/usr" PRTE_PREFIX="$root/usr" PMIX_PREFIX="$lib/pmix2"
+export PMIX_MCA_pcompress_base_silence_warning=1
 exec "$root/usr/lib64/ld-linux-x86-64.so.2" \\
-    --library-path "$lib:$lib/openblas-pthread:$lib/blas:$lib/lapack" \\
-    "$root/usr/bin/{name}" "$@"
+    --library-path "$lib:$lib/openblas-pthread:$lib/blas:$lib/lapack:$lib/pmix2/lib" \\
+    "$root/usr/bin/{program}" "$@"
 """
 
 
@@ -175,7 +181,7 @@ def _download(work: Path, mirror: str) -> list[Path]:
     apt = ["apt-get", "-q", *(f"-o{name}={value}" for name, value in settings.items())]
     # a source that can not be reached is a warning for apt, unless it is told otherwise
     _said([*apt, "-oAPT::Update::Error-Mode=any", "update"])
-    _said([*apt, "install", "-y", "--download-only", "gromacs"])
+    _said([*apt, "install", "-y", "--download-only", *PACKAGES])
     return sorted((cache / "archives").glob("*.deb"))
 
 
@@ -193,11 +199,11 @@ def _unpack(package: Path, root: Path) -> None:
 
 def _write_starters(home: Path) -> None:
     (home / "bin").mkdir()
-    for name in PROGRAMS:
+    for name, program in PROGRAMS.items():
         starter = home / "bin" / name
-        starter.write_text(STARTER.format(name=name), encoding="utf-8")
+        starter.write_text(STARTER.format(program=program), encoding="utf-8")
         starter.chmod(0o755)
-        _said([str(starter), "-quiet", "--version"])
+        _said([str(starter), "--version"])
 
 
 def _said(command: Sequence[str]) -> str:
