@@ -1,4 +1,4 @@
-"""``alchemi-bridge plugin``: builds the library that an engine loads, and prints where it is."""
+"""``alchemi-bridge plugin``: builds what an engine loads, and prints where it is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from alchemi_bridge.cli.console import print_json
 from alchemi_bridge.cli.options import add_command, json_option
 
+ENGINES = ("c", "lammps", "plumed", "gromacs")
+
 _EPILOG = """\
 c        the C interface: the library whose function alchemi_bridge_functions gives an engine the
          table of alchemi_bridge.h (--include prints the folder of that header)
@@ -17,6 +19,8 @@ lammps   pair style alchemi for the LAMMPS of this environment. LAMMPS loads it 
          plugin load "$(alchemi-bridge plugin lammps)"
 plumed   the library for engines that speak PLUMED's interface, such as GROMACS (2025 and later):
          PLUMED_KERNEL=$(alchemi-bridge plugin plumed) gmx mdrun -plumed bridge.dat
+gromacs  for who changes GROMACS' own sources: prints the folder of IGpuForceProvider and of its
+         implementation, and builds nothing. A GROMACS as it is takes plumed
 
 Libraries are compiled on first use, and kept in the cache ($ALCHEMI_BRIDGE_CACHE).
 """
@@ -31,9 +35,7 @@ def add_parser(subparsers: Any) -> None:
         parents=[json_option()],
         epilog=_EPILOG,
     )
-    parser.add_argument(
-        "engine", metavar="ENGINE", choices=("c", "lammps", "plumed"), help="c, lammps or plumed"
-    )
+    parser.add_argument("engine", metavar="ENGINE", choices=ENGINES, help=", ".join(ENGINES))
     parser.add_argument(
         "--include", action="store_true", help="print the folder of the C header; build nothing"
     )
@@ -53,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
                 "c": plugins.shim,
                 "lammps": lammps_plugin.build,
                 "plumed": plumed_plugin.build,
+                "gromacs": lambda: plugins.folder() / "gromacs",
             }
             path = build[args.engine]()
     except UnavailableError as error:
