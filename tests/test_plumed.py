@@ -250,10 +250,13 @@ def test_other_ways_to_say_it(library: Path, argon: Path, tmp_path: Path) -> Non
         run.cmd("prepareDependencies")
         run.cmd("shareData")
         run.cmd("performCalcNoUpdate")
+        run.whole("doCheckPoint", 1)
         assert len(energies_in(output)) == 0
         run.cmd("update")
+        run.cmd("runFinalJobs")
         assert energies_in(output)[:, 0].tolist() == [5]
         run.cmd("calc")
+        run.whole("doCheckPoint", 1)
         assert len(energies_in(output)) == 2
         with told("all of it in one place"):
             run.text("readInputLine", "species Ar")
@@ -403,6 +406,36 @@ def test_a_model_that_fails_in_the_middle(
         run.step(2, *nm(atoms))
     assert "finite values" in (tmp_path / "bridge.log").read_text()
     assert energies_in(tmp_path / "bridge.energies")[:, 0].tolist() == [0, 2]
+
+
+def test_molecules_that_the_engine_has_broken(library: Path, setup: Callable[..., Path]) -> None:
+    """In a box that is said not to be periodic: GROMACS puts atoms into it all the same."""
+    box = np.array([[2.5, 0.0, 0.0], [0.9, 2.5, 0.0], [0.3, -0.7, 2.5]])  # nm
+    atoms = Atoms("Ar2", positions=[[6.0, 6.0, 6.0], [9.9, 6.0, 6.0]])
+    wanted = expected(atoms)
+    for axis, letters in enumerate(("yz", "xz", "xy")):
+        whole = atoms.positions * ANGSTROM
+        broken = whole + np.outer([0, 1], box[axis]) * (1 if axis else -1)
+        with engine(library, 2) as run:
+            run.start(setup("species Ar", f"periodic {letters}", "energies none"))
+            forces, _ = run.step(0, whole, box)
+            np.testing.assert_allclose(
+                forces / EV * ANGSTROM, wanted.forces, rtol=0, atol=FLOAT64_TOLERANCE
+            )
+            with told("expected room of 0.85", f"along {'xyz'[axis]}", "unchecked"):
+                run.step(1, broken, box)
+        with engine(library, 2) as run:
+            run.start(setup("species Ar", f"periodic {letters} unchecked", "energies none"))
+            forces, _ = run.step(0, broken, box)
+            np.testing.assert_array_equal(forces, 0.0)
+
+
+def test_models_that_want_more(
+    library: Path, setup: Callable[..., Path], models: Callable[[str], Path]
+) -> None:
+    model = models("old_plural_names")
+    with engine(library, 2) as run, told("atoms and box only", "which is not handed over"):
+        run.start(setup("species Ar", model=model))
 
 
 def test_calls_in_the_wrong_order(

@@ -101,6 +101,8 @@ def test_what_is_not_said(setup: Callable[..., Setup], tmp_path: Path) -> None:
     assert setup("energies none").energies is None
     assert setup("periodic off").periodic == (False, False, False)
     assert setup("periodic on").periodic == (True, True, True)
+    assert not setup("periodic xy").unchecked
+    assert setup("periodic xy unchecked").unchecked
 
 
 def test_text_from_elsewhere(tmp_path: Path) -> None:
@@ -185,6 +187,7 @@ def test_structures_that_do_not_fit(setup: Callable[..., Setup], tmp_path: Path)
         (["skin inf nm"], ["'skin'"]),
         (["periodic xx"], ["'periodic'", "xy", "xx"]),
         (["periodic maybe"], ["'periodic'", "maybe"]),
+        (["periodic xy please"], ["'periodic'", "perhaps unchecked", "xy please"]),
         (["atoms 0-2"], ["'atoms'", "from 1 to 6", "got 0"]),
         (["atoms 7"], ["'atoms'", "from 1 to 6", "got 7"]),
         (["atoms 1-"], ["'atoms'", "ranges", "1-"]),

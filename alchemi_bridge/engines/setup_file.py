@@ -53,6 +53,9 @@ class Setup:
         Of the search, in nm.
     periodic
         Which directions are, ``None``: the engine knows.
+    unchecked
+        Whether directions that are not periodic need no room in the engine's box, because it never
+        moves atoms across it there.
     """
 
     model: Path
@@ -63,6 +66,7 @@ class Setup:
     every: int
     skin: float
     periodic: tuple[bool, bool, bool] | None
+    unchecked: bool
 
 
 @dataclass
@@ -123,6 +127,7 @@ def read_setup(path: Path, n_atoms: int, text: str | None = None) -> Setup:
     model = lines.file("model")
     atoms = _atoms(lines, n_atoms)
     types = _types(lines, atoms, n_atoms)
+    periodic, unchecked = _periodic(lines)
     energies = lines.take("energies", DEFAULT_ENERGIES)
     return Setup(
         model=model,
@@ -131,7 +136,8 @@ def read_setup(path: Path, n_atoms: int, text: str | None = None) -> Setup:
         energies=None if energies == ["none"] else _file_of(lines, "energies", energies),
         every=_count(lines, "every", "1"),
         skin=_length(lines, "skin", DEFAULT_SKIN),
-        periodic=_periodic(lines),
+        periodic=periodic,
+        unchecked=unchecked,
         # what is left are options of the provider
         keywords={name: _keyword(lines, name) for name in list(lines.words)},
     )
@@ -280,12 +286,17 @@ def _length(lines: _Lines, name: str, default: str) -> float:
     return found
 
 
-def _periodic(lines: _Lines) -> tuple[bool, bool, bool] | None:
+def _periodic(lines: _Lines) -> tuple[tuple[bool, bool, bool] | None, bool]:
     if "periodic" not in lines.words:
-        return None
-    value = lines.one("periodic")
+        return None, False
+    value, *more = lines.take("periodic")
     known = {"on": "xyz", "yes": "xyz", "off": "", "no": ""}
     letters = known.get(value, value)
-    if set(letters) - set("xyz") or len(set(letters)) != len(letters):
-        raise lines.wrong("periodic", "on, off, or directions such as xy", value)
-    return ("x" in letters, "y" in letters, "z" in letters)
+    wrong = set(letters) - set("xyz") or len(set(letters)) != len(letters)
+    if wrong or more not in ([], ["unchecked"]):
+        raise lines.wrong(
+            "periodic",
+            "on, off, or directions such as xy, and perhaps unchecked",
+            " ".join([value, *more]),
+        )
+    return ("x" in letters, "y" in letters, "z" in letters), bool(more)

@@ -323,7 +323,8 @@ typedef struct ab_provider ab_provider;
  *    `topology FILE` (what `gmx grompp -pp` writes, with atomic numbers of the atom types);
  *  - energies FILE: where the engine's plugin writes the energy of the model; `energies none`: nowhere;
  *  - every N: how often it does;
- *  - periodic on|off|xy...: the periodic directions, where the engine does not tell them;
+ *  - periodic on|off|xy...: the periodic directions, where the engine does not tell them. If it gives
+ *    a box vector for one that is not, `unchecked` after it says that atoms are never moved across;
  *  - skin LENGTH UNIT: of the provider's search, such as `skin 1 angstrom`;
  *  - and the keywords of ab_options. */
 typedef struct ab_setup {
@@ -338,7 +339,7 @@ typedef struct ab_setup {
     int64_t every;
     double skin;                 /**< nm */
     int32_t periodic[3];         /**< 1, 0, or -1 if the file does not say */
-    int32_t reserved;
+    int32_t unchecked;           /**< 1 if directions that are not periodic need no room in the box */
 } ab_setup;
 
 /** The functions. */

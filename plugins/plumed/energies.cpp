@@ -59,17 +59,24 @@ void Energies::start(long long first)
     if (!file) throw not_written(name, std::strerror(errno));
     std::fputs("#! FIELDS step time energy\n#! SET units ps,kJ/mol\n", file);
     std::fputs(kept.c_str(), file);
-    if (std::fflush(file) || std::rename(unfinished.c_str(), name.c_str()))
-        throw not_written(name, std::strerror(errno));
+    flush();
+    if (std::rename(unfinished.c_str(), name.c_str())) throw not_written(name, std::strerror(errno));
 }
 
 void Energies::write(long long step, double time, double energy)
 {
     if (name.empty()) return;
     if (!file) start(step);
-    /* each line at once: a run may be killed */
-    if (std::fprintf(file, "%lld %.10g %.15g\n", step, time, energy) < 0 || std::fflush(file))
+    if (std::fprintf(file, "%lld %.10g %.15g\n", step, time, energy) < 0)
         throw not_written(name, std::strerror(errno));
+    /* not each line by itself, which would cost more than all else that is done here */
+    if (std::chrono::steady_clock::now() - flushed > std::chrono::seconds(1)) flush();
+}
+
+void Energies::flush()
+{
+    if (file && std::fflush(file)) throw not_written(name, std::strerror(errno));
+    flushed = std::chrono::steady_clock::now();
 }
 
 Energies::~Energies()

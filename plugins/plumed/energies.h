@@ -5,6 +5,7 @@
 #ifndef ALCHEMI_PLUMED_ENERGIES_H
 #define ALCHEMI_PLUMED_ENERGIES_H
 
+#include <chrono>
 #include <cstdio>
 #include <string>
 
@@ -19,11 +20,14 @@ public:
      * file of that name is renamed as GROMACS does it. */
     void open(const std::string &path, bool restart);
     void write(long long step, double time, double energy);
+    /* See to it that all lines are in the file; a run that is killed lacks those of its last second. */
+    void flush();
 
 private:
     void start(long long step);
 
     std::FILE *file = nullptr;
+    std::chrono::steady_clock::time_point flushed;
     std::string name;
     bool going_on = false;
 };

@@ -8,7 +8,7 @@
 #include "alchemi_bridge_loader.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 
 namespace alchemi_plumed {
 
@@ -39,6 +39,7 @@ void Model::open(const ab_setup &setup)
     output = setup.energies ? setup.energies : "";
     interval = setup.every;
     skin = setup.skin;
+    unchecked = setup.unchecked != 0;
     std::copy(setup.periodic, setup.periodic + 3, told);
 
     ab_options options = {};
@@ -62,11 +63,16 @@ void Model::open(const ab_setup &setup)
         atoms.struct_size = sizeof atoms;
         atoms.types = describe(setup.types, AB_INT32, {n});
         atoms.ids = describe(numbers.data(), AB_INT64, {n});
-        check(bridge->set_atoms(provider, &atoms));
         ab_requirements needs = {};
         needs.struct_size = sizeof needs;
         check(bridge->requirements(provider, &needs));
+        if (needs.n_inputs > 0)
+            throw Failure(std::string("model: expected one that needs atoms and box only, got one that asks "
+                                      "for ") +
+                          needs.inputs[0] + ", too, which is not handed over here; use another model");
+        check(bridge->set_atoms(provider, &atoms));
         description = needs.description;
+        pair_range = needs.pair_range;
     } catch (...) {
         bridge->close(provider);
         throw;
@@ -103,6 +109,7 @@ double Model::compute(std::vector<double> &positions, const double box[9], std::
     for (int k = 0; k < 3; ++k) {
         const bool is_there = box[3 * k] != 0.0 || box[3 * k + 1] != 0.0 || box[3 * k + 2] != 0.0;
         step.periodic[k] = told[k] >= 0 ? told[k] : is_there;
+        if (is_there && !step.periodic[k] && !unchecked) require_room(positions, box, k);
     }
     /* the search is the provider's own: it follows atoms and box, but for this */
     if (!std::equal(searched, searched + 3, step.periodic)) set_pairs(box, step.periodic);
@@ -117,6 +124,34 @@ double Model::compute(std::vector<double> &positions, const double box[9], std::
     out.virial = describe(virial, AB_FLOAT64, {3, 3});
     check(bridge->compute(provider, &step, &out));
     return energy;
+}
+
+/* An engine whose box has a vector there moves atoms across it, and then what was one molecule is two
+ * halves far apart. That does no harm as long as there is room for the range of the model between them:
+ * halves would be seen as too long a molecule. */
+void Model::require_room(const std::vector<double> &positions, const double box[9], int direction) const
+{
+    const double *one = box + 3 * ((direction + 1) % 3), *other = box + 3 * ((direction + 2) % 3);
+    const double normal[3] = {one[1] * other[2] - one[2] * other[1], one[2] * other[0] - one[0] * other[2],
+                              one[0] * other[1] - one[1] * other[0]};
+    const double area = std::sqrt(normal[0] * normal[0] + normal[1] * normal[1] + normal[2] * normal[2]);
+    if (area == 0.0) return; /* the engine gives no box there, and wraps nothing */
+    const auto along = [&](const double *x) {
+        return (x[0] * normal[0] + x[1] * normal[1] + x[2] * normal[2]) / area;
+    };
+    double low = along(positions.data()), high = low;
+    for (size_t k = 3; k < positions.size(); k += 3) {
+        low = std::min(low, along(positions.data() + k));
+        high = std::max(high, along(positions.data() + k));
+    }
+    const double room = std::abs(along(box + 3 * direction)) - (high - low);
+    if (room < pair_range)
+        throw Failure(std::string("periodic in the setup file: expected room of ") + std::to_string(pair_range) +
+                      " nm, the range of the model, between the atoms and the box along " +
+                      "xyz"[direction] + ", got " + std::to_string(room) +
+                      " nm; the engine may have moved atoms across the box. Make it larger or put the "
+                      "atoms into its middle, or, if the engine is not periodic there either (pbc = xy "
+                      "in GROMACS), add the word unchecked");
 }
 
 std::string Model::warnings()

@@ -37,6 +37,7 @@ private:
     void check(int32_t code) const;
     void open(const ab_setup &setup);
     void set_pairs(const double box[9], const int32_t periodic[3]);
+    void require_room(const std::vector<double> &positions, const double box[9], int direction) const;
     static void hear(void *self, int32_t level, const char *text);
 
     const ab_functions *bridge;
@@ -44,7 +45,8 @@ private:
     std::vector<long long> indices;
     std::string output, description, heard;
     long long interval = 1;
-    double skin = 0.0;
+    double skin = 0.0, pair_range = 0.0;
+    bool unchecked = false;
     int32_t told[3] = {-1, -1, -1};     /* periodic directions of the file */
     int32_t searched[3] = {-1, -1, -1}; /* those of the last search */
 };

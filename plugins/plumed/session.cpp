@@ -116,8 +116,8 @@ const Session::Command *Session::find(const std::string &name)
         {"update", {AFTER, [](S &s, const V &) { s.update(); }, false}},
         {"getBias",
          {AFTER, [](S &s, const V &v) { s.reals(v).set(0, s.energy / s.energy_unit); }}},
-        {"doCheckPoint", {AFTER, nothing, false}}, /* all that is written is written at once */
-        {"runFinalJobs", {AFTER, nothing, false}},
+        {"doCheckPoint", {AFTER, [](S &s, const V &) { s.energies.flush(); }, false}},
+        {"runFinalJobs", {AFTER, [](S &s, const V &) { s.energies.flush(); }, false}},
     };
     const auto found = commands.find(name);
     return found == commands.end() ? nullptr : &found->second;
@@ -213,6 +213,7 @@ void Session::agree(std::string problem)
 {
     ranks.spread(problem);
     if (problem.empty()) return;
+    energies.flush(); /* the engine may end without another word */
     tell(problem + "\n");
     throw Failure("alchemi_bridge: " + problem);
 }

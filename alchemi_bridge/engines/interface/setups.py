@@ -28,4 +28,5 @@ def filled(setup: Setup) -> structs.Setup:
         every=setup.every,
         skin=setup.skin,
         periodic=UNTOLD if setup.periodic is None else setup.periodic,
+        unchecked=setup.unchecked,
     )

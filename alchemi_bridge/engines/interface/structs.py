@@ -230,7 +230,7 @@ class Setup(ctypes.Structure):
         ("every", c_int64),
         ("skin", c_double),
         ("periodic", c_int32 * 3),
-        ("reserved", c_int32),
+        ("unchecked", c_int32),
     ]
 
 
