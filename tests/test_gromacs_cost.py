@@ -60,7 +60,7 @@ def test_a_step_outside_the_provider(
     box = np.diag(atoms.cell.lengths()) / 10.0
     deck(
         tmp_path, ["Ar"] * len(atoms), atoms.positions / 10.0, f"model '{model}'", "species Ar",
-        "energies none", parameters=parameters, box=box,
+        parameters=parameters, box=box,
     )  # fmt: skip
     (tmp_path / "sitecustomize.py").write_text(CUSTOM)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
