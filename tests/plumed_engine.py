@@ -75,6 +75,8 @@ class Engine:
         Of energy (kJ/mol), length (nm) and time (ps).
     typed
         Whether types are told, as by wrappers of PLUMED 2.8 and later.
+    name
+        Of the engine.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Engine:
         units: tuple[float, float, float] = (1.0, 1.0, 1.0),
         timestep: float = 0.002,
         typed: bool = True,
+        name: str = "a test",
     ) -> None:
         self._table = Table.in_dll(ctypes.CDLL(str(library)), "plumed_symbol_table")
         self._session = self._table.create()
@@ -95,11 +98,11 @@ class Engine:
         self._handler = HANDLER(self._hear)
         self.real = {4: np.float32, 8: np.float64}[precision]
         self.whole("setRealPrecision", precision)
-        for name, value in zip(("Energy", "Length", "Time"), units, strict=True):
-            self.number(f"setMD{name}Units", value)
+        for kind, value in zip(("Energy", "Length", "Time"), units, strict=True):
+            self.number(f"setMD{kind}Units", value)
         self.whole("setNatoms", n_atoms)
         self.number("setTimestep", timestep)
-        self.text("setMDEngine", "a test")
+        self.text("setMDEngine", name)
 
     def _hear(self, user: int, code: int, message: bytes, optional: int) -> None:
         self._problems.append((code, message.decode()))

@@ -62,6 +62,16 @@ def main(library: str, setup: str, system: str) -> None:
         with told(f"each of {n_atoms} once"):  # one of them is on no rank
             local_step(run, mine, places, box)
         run.close()
+    # so does the model's own failure, in the middle
+    run = started(library, setup, n_atoms, False)
+    mine = np.arange(WORLD.rank, n_atoms, WORLD.size)
+    local_step(run, mine, places, box)
+    overlapping = places.copy()
+    overlapping[1] = overlapping[0]
+    with told("distance of at least"):
+        local_step(run, mine, overlapping, box)
+    local_step(run, mine, places, box)
+    run.close()
     with told("no such file"):
         started(library, setup + ".not-there", n_atoms, False)
     WORLD.Barrier()

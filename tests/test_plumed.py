@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import resource
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -306,12 +310,60 @@ def test_which_energies(
     library: Path, setup: Callable[..., Path], pair: Atoms, tmp_path: Path
 ) -> None:
     run_steps(library, setup("species Ar", "every 3"), pair, range(10, 18), restart=False)
-    assert energies_in(tmp_path / "bridge.energies")[:, 0].tolist() == [10, 13, 16]
+    assert energies_in(tmp_path / "bridge.energies")[:, 0].tolist() == [12, 15]
     before = sorted(tmp_path.iterdir())
     run_steps(library, setup("species Ar", "energies none"), pair, range(3), restart=False)
     assert sorted(tmp_path.iterdir()) == before
-    with told("expected to write", "no/where", "keyword energies"):
+    with told("expected to be able to write", "no/where", "keyword energies"):
         run_steps(library, setup("species Ar", "energies no/where"), pair, range(1), restart=False)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_is_not_ours_is_left_alone(
+    library: Path, setup: Callable[..., Path], pair: Atoms, tmp_path: Path, restart: bool
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes").write_text("of years\n")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("notes")
+    for name in ("folder", "notes", "pipe", "link", "bridge.dat", "''", "/dev/null"):
+        path = setup("species Ar", f"energies {name}")
+        before = sorted(tmp_path.iterdir())
+        with told("there is something else of that name"):
+            run_steps(library, path, pair, range(1), restart=restart)
+        assert [p for p in sorted(tmp_path.iterdir()) if p.suffix != ".log"] == [
+            p for p in before if p.suffix != ".log"
+        ]
+    assert (tmp_path / "notes").read_text() == "of years\n"
+    assert Path("/dev/null").is_char_device()
+    # an empty file and a link to one of ours are all right
+    (tmp_path / "empty").touch()
+    run_steps(library, setup("species Ar", "energies empty"), pair, range(2), restart=restart)
+    (tmp_path / "ours").symlink_to("empty")
+    run_steps(library, setup("species Ar", "energies ours"), pair, range(2), restart=restart)
+    assert energies_in(tmp_path / "empty")[:, 0].tolist() == [0, 1]
+
+
+def test_a_disk_that_is_full(library: Path, setup: Callable[..., Path], pair: Atoms) -> None:
+    path = setup("species Ar", "energies out")
+    with engine(library, 2) as run:
+        run.start(path)
+        run.step(0, *nm(pair))
+        with small_files(), told("alchemi_bridge: energies", "able to write", "too large"):
+            run.whole("doCheckPoint", 1)
+
+
+@contextmanager
+def small_files() -> Iterator[None]:
+    """Files can not grow."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_the_log_names_the_model(
@@ -321,6 +373,12 @@ def test_the_log_names_the_model(
     said = (tmp_path / "bridge.log").read_text()
     assert "Lennard-Jones" in said
     assert "1 of 2 atoms" in said
+    assert f"Energies of the model: {tmp_path}/bridge.energies" in said
+    assert "Periodic directions: none, after the box" in said
+    run_steps(library, setup("species Ar", "periodic off"), pair, range(1), restart=False)
+    assert (
+        "Periodic directions: none, as the setup file says" in (tmp_path / "bridge.log").read_text()
+    )
 
 
 # --- what it costs ------------------------------------------------------------------------------
@@ -461,6 +519,26 @@ def test_calls_in_the_wrong_order(
         run.cmd("init")
         with told("setup file", "got none"):
             run.cmd("performCalc")
+
+
+def test_minimisers_of_gromacs(library: Path, setup: Callable[..., Path], pair: Atoms) -> None:
+    """They decide by an energy that is not the model's; some of them tell by their step."""
+    with engine(library, 2, name="gromacs") as run:
+        run.start(setup("species Ar"))
+        with told("a minimiser"):
+            run.step(-1, *nm(pair))
+    with engine(library, 2) as run:
+        run.start(setup("species Ar"))
+        run.step(-1, *nm(pair))
+
+
+def test_times_of_single_precision(
+    library: Path, setup: Callable[..., Path], pair: Atoms, tmp_path: Path
+) -> None:
+    with engine(library, 2, precision=4, timestep=0.007, units=(4.184, 0.1, 0.001)) as run:
+        run.start(setup("species Ar"))
+        run.step(10, nm(pair)[0] / 0.1, None)
+    assert energies_in(tmp_path / "bridge.energies")[0, 1] == 7e-5
 
 
 def test_several_engines_at_once(library: Path, setup: Callable[..., Path], pair: Atoms) -> None:

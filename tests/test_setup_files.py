@@ -105,6 +105,51 @@ def test_what_is_not_said(setup: Callable[..., Setup], tmp_path: Path) -> None:
     assert setup("periodic xy unchecked").unchecked
 
 
+def test_elements_are_in_the_order_of_the_atoms(
+    setup: Callable[..., Setup], tmp_path: Path
+) -> None:
+    found = setup("atoms 5,1-3", species="species Xe Ar Kr Ne")
+    assert found.atoms.tolist() == [0, 1, 2, 4]
+    assert found.types.tolist() == [18, 36, 10, 54]
+    (tmp_path / "index.ndx").write_text("[ Mixed ]\n4 2\n1\n")
+    found = setup("group index.ndx Mixed", species="species Xe Ar Kr")
+    assert (found.atoms.tolist(), found.types.tolist()) == ([0, 1, 3], [36, 18, 54])
+    write(tmp_path / "all.xyz", ATOMS)
+    found = setup("atoms 5,2", species="structure all.xyz")
+    assert (found.atoms.tolist(), found.types.tolist()) == ([1, 4], ATOMS.numbers[[1, 4]].tolist())
+    (tmp_path / "all.top").write_text(TOPOLOGY)
+    assert setup("atoms 3,2,1", species="topology all.top").types.tolist() == [18, 8, 1]
+
+
+def test_words_and_comments(setup: Callable[..., Setup], tmp_path: Path) -> None:
+    found = setup("energies a#b.dat # a comment", "variant '#1 # x' # 'more", "  # nothing else")
+    assert found.energies == tmp_path / "a#b.dat"
+    assert found.keywords == {"variant": "#1 # x"}
+
+
+def test_marks_and_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.dat"
+    path.write_text("model Modèle.pt\r\nspecies Ar\r\n", encoding="utf-8-sig")
+    assert read_setup(path, 1).model == tmp_path / "Modèle.pt"
+    path.write_text("model Modèle.pt\nspecies Ar\n", encoding="latin-1")
+    with refused("setup file", "UTF-8", "convert the file"):
+        read_setup(path, 1)
+
+
+def test_united_atoms_are_warned_of(
+    setup: Callable[..., Setup], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "all.top").write_text(TOPOLOGY)
+    setup(species="topology all.top")
+    assert caplog.messages == []
+    text = TOPOLOGY.replace("18  39.948", "18 \\\n 41.964").replace(
+        "HW       1   1.008", "HW 1 4.032"
+    )
+    (tmp_path / "all.top").write_text(text)
+    assert setup(species="topology all.top").types.tolist() == [18, 8, 1, 1, 18, 18]
+    assert "atom types Ar, HW have masses of other elements" in caplog.text
+
+
 def test_text_from_elsewhere(tmp_path: Path) -> None:
     found = read_setup(tmp_path / "x", 1, "model m.pt\nspecies 18")
     assert (found.model, found.types.tolist()) == (tmp_path / "m.pt", [18])
@@ -192,10 +237,13 @@ def test_structures_that_do_not_fit(setup: Callable[..., Setup], tmp_path: Path)
         (["atoms 7"], ["'atoms'", "from 1 to 6", "got 7"]),
         (["atoms 1-"], ["'atoms'", "ranges", "1-"]),
         (["atoms first"], ["'atoms'", "ranges", "first"]),
-        (["atoms 3-2"], ["'atoms'", "got none"]),
+        (["atoms 1-3,3-2"], ["'atoms'", "from a smaller to a larger", "3-2"]),
+        (["atoms 1-3000000000"], ["'atoms'", "from 1 to 6", "3000000000"]),
+        (["atoms 1-3,2"], ["'atoms'", "each atom once", "atom 2 again"]),
+        (["group index.ndx Twice"], ["group 'Twice'", "one of that name", "two"]),
         (["atoms 1-2", "group a.ndx b"], ["'group'", "one of atoms, group", "atoms and group"]),
         (["structure a.xyz"], ["'structure'", "one of species", "species and structure"]),
-        (["group index.ndx Nobody"], ["group 'Nobody'", "Some, Empty", "does not exist"]),
+        (["group index.ndx Nobody"], ["group 'Nobody'", "Some, Empty, Twice", "does not exist"]),
         (["group index.ndx Empty"], ["group 'Empty'", "from 1 to 6", "none"]),
         (["group index.ndx"], ["'group'", "the name of a group"]),
         (["group other.ndx Some"], ["other.ndx", "no such file"]),
@@ -205,7 +253,7 @@ def test_structures_that_do_not_fit(setup: Callable[..., Setup], tmp_path: Path)
 def test_lines_that_can_not_be_understood(
     setup: Callable[..., Setup], tmp_path: Path, lines: list[str], parts: list[str]
 ) -> None:
-    (tmp_path / "index.ndx").write_text("[ Some ]\n1 2 3\n[ Empty ]\n")
+    (tmp_path / "index.ndx").write_text("[ Some ]\n1 2 3\n[ Empty ]\n[ Twice ]\n1\n[ Twice ]\n2\n")
     (tmp_path / "odd.ndx").write_text("[ Some ]\none two\n")
     with refused(*parts):
         setup(*lines)

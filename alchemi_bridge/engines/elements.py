@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from ase.data import atomic_numbers
+from ase.data import atomic_masses, atomic_numbers
 
 from alchemi_bridge.engines.structure_files import format_of, read_structure
 from alchemi_bridge.engines.text_files import content_of
 from alchemi_bridge.errors import ConfigurationError, StructureFileError
 
+LOGGER = logging.getLogger(__name__)
+
 #: Formats of ASE that hold names of atoms, from which it guesses elements: CA is calcium there.
 WITHOUT_ELEMENTS = frozenset({"gromacs", "gromos"})
+
+#: Atomic mass units; isotopes and rounding are less, a hydrogen is more.
+MASS_TOLERANCE = 0.5
 
 #: Columns of the element in a PDB file.
 PDB_ELEMENT = slice(76, 78)
@@ -89,6 +96,7 @@ class _Topology:
     """What is asked of a topology: numbers of atom types, types of molecules, molecules."""
 
     numbers: dict[str, int | None] = field(default_factory=dict)
+    masses: dict[str, float] = field(default_factory=dict)
     molecules: dict[str, list[str]] = field(default_factory=dict)
     system: list[tuple[str, int]] = field(default_factory=list)
 
@@ -133,23 +141,26 @@ def of_topology(path: Path, n_atoms: int, atoms: np.ndarray) -> np.ndarray:
                 f"none for type '{types[index]}' of atom {index + 1}",
             )
         found.append(number)
+    _warn_of_united_atoms(path, topology, {types[index] for index in atoms})
     return np.asarray(found, dtype=np.int32)
 
 
 def _parsed(path: Path) -> _Topology:
     topology, section = _Topology(), ""
     current: list[str] = []
-    for line in content_of(path, "topology").splitlines():
+    # a line may go on in the next one
+    text = content_of(path, "topology").replace("\\\n", " ")
+    for line in text.splitlines():
         words = line.split(";")[0].split()
         if not words or words[0].startswith("*"):
             continue
         if words[0].startswith("#"):
             raise _wrong(path, "a topology without directives of the preprocessor", words[0])
-        text = "".join(words)
-        if text.startswith("[") and text.endswith("]"):
-            section = text[1:-1]
+        joined = "".join(words)
+        if joined.startswith("[") and joined.endswith("]"):
+            section = joined[1:-1]
         elif section == "atomtypes":
-            topology.numbers[words[0]] = _number_in(words)
+            topology.numbers[words[0]], topology.masses[words[0]] = _kind_in(words)
         elif section == "moleculetype":
             current = topology.molecules.setdefault(words[0], [])
         elif section == "atoms" and len(words) > 1:
@@ -161,15 +172,37 @@ def _parsed(path: Path) -> _Topology:
     return topology
 
 
-def _number_in(words: list[str]) -> int | None:
-    """Atomic number in a line of ``[ atomtypes ]``.
+def _kind_in(words: list[str]) -> tuple[int | None, float]:
+    """Atomic number and mass in a line of ``[ atomtypes ]``.
 
     Between the name and mass, charge and particle type (one letter) there may be a bonded type, the
     atomic number, both or neither.
     """
     letters = [k for k, word in enumerate(words) if k > 2 and len(word) == 1 and word.isalpha()]
-    between = words[1 : letters[0] - 2] if letters else []
-    return next((int(word) for word in reversed(between) if word.isdecimal()), None)
+    if not letters:
+        return None, math.nan
+    between = words[1 : letters[0] - 2]
+    number = next((int(word) for word in reversed(between) if word.isdecimal()), None)
+    try:
+        return number, float(words[letters[0] - 2])
+    except ValueError:
+        return number, math.nan
+
+
+def _warn_of_united_atoms(path: Path, topology: _Topology, types: set[str]) -> None:
+    """A group with its hydrogens in it has the number of its carbon, and another mass."""
+    odd = sorted(
+        kind
+        for kind in types
+        if abs(topology.masses[kind] - atomic_masses[topology.numbers[kind] or 0]) > MASS_TOLERANCE
+    )
+    if odd:
+        LOGGER.warning(
+            "topology '%s': atom types %s have masses of other elements than their atomic numbers: "
+            "united atoms, of which the model would lack hydrogens, or masses that were changed",
+            path,
+            ", ".join(odd),
+        )
 
 
 def _require_count(what: str, found: int, n_atoms: int) -> None:

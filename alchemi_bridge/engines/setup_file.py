@@ -125,8 +125,9 @@ def read_setup(path: Path, n_atoms: int, text: str | None = None) -> Setup:
     if "model" not in lines.words:
         raise lines.wrong("model", "the path of a metatomic model", "")
     model = lines.file("model")
-    atoms = _atoms(lines, n_atoms)
-    types = _types(lines, atoms, n_atoms)
+    written = _atoms(lines, n_atoms)
+    atoms = np.sort(written)
+    types = _types(lines, written, n_atoms)[np.argsort(written)]
     periodic, unchecked = _periodic(lines)
     energies = lines.take("energies", DEFAULT_ENERGIES)
     return Setup(
@@ -147,7 +148,7 @@ def _split(path: Path, text: str) -> _Lines:
     lines = _Lines(path)
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            words = shlex.split(line, comments=True)
+            words = shlex.split(_without_comment(line))
         except ValueError as error:
             raise lines.wrong(f"line {number}", "quotes that are closed", line) from error
         if not words:
@@ -168,6 +169,19 @@ def _split(path: Path, text: str) -> _Lines:
     return lines
 
 
+def _without_comment(line: str) -> str:
+    """The line up to a ``#`` at the beginning of a word, outside of quotes."""
+    quote = ""
+    for place, letter in enumerate(line):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter == "#" and (place == 0 or line[place - 1].isspace()):
+            return line[:place]
+    return line
+
+
 def _file_of(lines: _Lines, name: str, values: Sequence[str]) -> Path:
     lines.words[name] = list(values)
     return lines.file(name)
@@ -180,7 +194,7 @@ def _keyword(lines: _Lines, name: str) -> str:
 
 
 def _atoms(lines: _Lines, n_atoms: int) -> np.ndarray:
-    """Indices of the atoms that the model sees."""
+    """Indices of the atoms that the model sees, in the order in which they are written."""
     if "group" in lines.words:
         values = lines.take("group")
         if len(values) != 2:
@@ -192,28 +206,40 @@ def _atoms(lines: _Lines, n_atoms: int) -> np.ndarray:
         values = lines.take("atoms", "all")
         if values == ["all"]:
             return np.arange(n_atoms)
-        numbers = _numbers(lines, " ".join(values))
+        numbers = _numbers(lines, " ".join(values), n_atoms)
         where = f"'atoms' in {lines.path}"
-    found = np.unique(np.asarray(numbers, dtype=np.int64))
-    if len(found) == 0 or found[0] < 1 or found[-1] > n_atoms:
-        odd = "none" if len(found) == 0 else str(found[0] if found[0] < 1 else found[-1])
+    odd = next((n for n in numbers if not 1 <= n <= n_atoms), None)
+    if odd is not None or not numbers:
         raise ConfigurationError(
             where,
             expected=f"atoms with numbers from 1 to {n_atoms}, as many as the engine has",
-            got=odd,
+            got="none" if odd is None else str(odd),
             fix="correct the numbers, or use the files that the run was prepared with",
+        )
+    found = np.asarray(numbers, dtype=np.int64)
+    once, counts = np.unique(found, return_counts=True)
+    if len(once) < len(found):
+        raise ConfigurationError(
+            where,
+            expected="each atom once",
+            got=f"atom {once[counts > 1][0]} again",
+            fix="correct the numbers",
         )
     return found - 1
 
 
-def _numbers(lines: _Lines, text: str) -> list[int]:
+def _numbers(lines: _Lines, text: str, n_atoms: int) -> list[int]:
     """``1-3,7`` as numbers."""
     numbers: list[int] = []
     for part in text.replace(",", " ").split():
-        first, _, last = part.partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal()) or part.endswith("-"):
+        ends = part.split("-")
+        if not (len(ends) <= 2 and all(end.isdecimal() for end in ends)):
             raise lines.wrong("atoms", "all, or numbers and ranges such as 1-10,15", text)
-        numbers += range(int(first), int(last or first) + 1)
+        first, last = int(ends[0]), int(ends[-1])
+        if last < first:
+            raise lines.wrong("atoms", "ranges from a smaller to a larger number", part)
+        # one that is too large is refused as such, and not with all that lie before it
+        numbers += range(first, last + 1) if last <= n_atoms else [first, last]
     return numbers
 
 
@@ -221,10 +247,13 @@ def _group(path: Path, name: str) -> list[int]:
     """A group of an index file of GROMACS."""
     groups: dict[str, list[int]] = {}
     current: list[int] | None = None
+    twice: set[str] = set()
     for line in content_of(path, "index file").splitlines():
         words = line.split(";")[0].strip()
         if words.startswith("[") and words.endswith("]"):
-            current = groups.setdefault(words[1:-1].strip(), [])
+            title = words[1:-1].strip()
+            twice |= {title} & set(groups)
+            current = groups[title] = []
         elif words:
             try:
                 numbers = [int(word) for word in words.split()]
@@ -244,6 +273,13 @@ def _group(path: Path, name: str) -> list[int]:
             expected=f"one of {path}: {', '.join(groups) or 'none'}",
             got="a group that does not exist",
             fix="correct the name",
+        )
+    if name in twice:
+        raise ConfigurationError(
+            f"group '{name}'",
+            expected=f"one of that name in {path}",
+            got="two",
+            fix="rename one of them",
         )
     return groups[name]
 

@@ -16,7 +16,12 @@ def content_of(path: Path, what: str) -> str:
         If there is no such file, or it is no text in UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        # some editors put a mark before the text
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StructureFileError(
+            f"{what} '{path}'", expected="text in UTF-8", got=str(error), fix="convert the file"
+        ) from error
     except (OSError, ValueError) as error:
         raise StructureFileError(
             f"{what} '{path}'",

@@ -52,7 +52,13 @@ inline const ab_functions *load(const std::string &library, std::string &problem
     }
     char message[MESSAGE_SIZE] = "";
     const ab_functions *functions = get(ALCHEMI_BRIDGE_VERSION, message, sizeof message);
-    if (!functions) problem = message;
+    if (!functions) {
+        problem = message;
+    } else if (functions->struct_size < sizeof *functions) {
+        problem = what + "one that is as new as this program, got an older one, " + path +
+                  "; take both from the same installation";
+        return nullptr;
+    }
     return functions;
 }
 

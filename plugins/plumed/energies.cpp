@@ -17,9 +17,12 @@ namespace fs = std::filesystem;
 
 namespace {
 
+/* As PLUMED's tools read it; and by this a file is known as one of ours. */
+constexpr const char *HEADER = "#! FIELDS step time energy";
+
 Failure not_written(const std::string &name, const std::string &why)
 {
-    return Failure("energies: expected to write " + name + ", got \"" + why +
+    return Failure("energies: expected to be able to write " + name + ", got \"" + why +
                    "\"; name another file with the keyword energies, or none");
 }
 
@@ -27,12 +30,19 @@ Failure not_written(const std::string &name, const std::string &why)
 
 void Energies::open(const std::string &path, bool restart)
 {
-    name = path;
     going_on = restart;
-    if (name.empty() || restart) return;
-    /* now, and not after the first step, which may take long */
-    const fs::path there(name);
+    if (path.empty()) return;
     std::error_code problem;
+    const fs::path there = fs::weakly_canonical(path, problem); /* links are followed */
+    name = problem ? path : there.string();
+    if (fs::exists(there, problem)) {
+        std::string first;
+        if (fs::is_regular_file(there, problem)) std::getline(std::ifstream(name) >> std::ws, first);
+        const bool is_empty = fs::is_regular_file(there, problem) && fs::file_size(there, problem) == 0;
+        if (first != HEADER && !is_empty)
+            throw not_written(name, "there is something else of that name");
+    }
+    if (restart) return;
     for (int k = 1; fs::exists(there, problem); ++k) {
         const fs::path kept =
             there.parent_path() / ("#" + there.filename().string() + "." + std::to_string(k) + "#");
@@ -40,7 +50,12 @@ void Energies::open(const std::string &path, bool restart)
         fs::rename(there, kept, problem);
         if (problem) throw not_written(name, problem.message());
     }
-    start(0);
+    start(0); /* now, and not after the first step, which may take long */
+}
+
+std::string Energies::told() const
+{
+    return name.empty() ? "Energies of the model are not written\n" : "Energies of the model: " + name + "\n";
 }
 
 void Energies::start(long long first)
@@ -57,7 +72,7 @@ void Energies::start(long long first)
     const std::string unfinished = name + ".part";
     file = std::fopen(unfinished.c_str(), "w");
     if (!file) throw not_written(name, std::strerror(errno));
-    std::fputs("#! FIELDS step time energy\n#! SET units ps,kJ/mol\n", file);
+    std::fprintf(file, "%s\n#! SET units ps,kJ/mol\n", HEADER);
     std::fputs(kept.c_str(), file);
     flush();
     if (std::rename(unfinished.c_str(), name.c_str())) throw not_written(name, std::strerror(errno));

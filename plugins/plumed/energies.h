@@ -16,9 +16,11 @@ class Energies {
 public:
     ~Energies();
 
-    /* With `restart` the file is gone on with: lines of steps that are done again are dropped. Else a
-     * file of that name is renamed as GROMACS does it. */
+    /* With `restart` the file is gone on with: lines of steps that are done again are dropped. Else one
+     * of an earlier run is renamed as GROMACS does it. Anything else of that name is left alone. */
     void open(const std::string &path, bool restart);
+    /* Where they go, for the log. */
+    std::string told() const;
     void write(long long step, double time, double energy);
     /* See to it that all lines are in the file; a run that is killed lacks those of its last second. */
     void flush();

@@ -112,7 +112,10 @@ double Model::compute(std::vector<double> &positions, const double box[9], std::
         if (is_there && !step.periodic[k] && !unchecked) require_room(positions, box, k);
     }
     /* the search is the provider's own: it follows atoms and box, but for this */
-    if (!std::equal(searched, searched + 3, step.periodic)) set_pairs(box, step.periodic);
+    if (!std::equal(searched, searched + 3, step.periodic)) {
+        set_pairs(box, step.periodic);
+        tell_periodic(step.periodic);
+    }
 
     double energy = 0.0;
     forces.assign(3 * n, 0.0);
@@ -124,6 +127,16 @@ double Model::compute(std::vector<double> &positions, const double box[9], std::
     out.virial = describe(virial, AB_FLOAT64, {3, 3});
     check(bridge->compute(provider, &step, &out));
     return energy;
+}
+
+void Model::tell_periodic(const int32_t periodic[3])
+{
+    std::string letters;
+    for (int k = 0; k < 3; ++k)
+        if (periodic[k]) letters += "xyz"[k];
+    heard += "Periodic directions: " + (letters.empty() ? "none" : letters) +
+             (told[0] < 0 ? ", after the box; to be corrected with the keyword periodic (pbc = xy in GROMACS)\n"
+                          : ", as the setup file says\n");
 }
 
 /* An engine whose box has a vector there moves atoms across it, and then what was one molecule is two

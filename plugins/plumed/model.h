@@ -38,6 +38,7 @@ private:
     void open(const ab_setup &setup);
     void set_pairs(const double box[9], const int32_t periodic[3]);
     void require_room(const std::vector<double> &positions, const double box[9], int direction) const;
+    void tell_periodic(const int32_t periodic[3]);
     static void hear(void *self, int32_t level, const char *text);
 
     const ab_functions *bridge;

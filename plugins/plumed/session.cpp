@@ -8,6 +8,8 @@
 #include "session.h"
 
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <unordered_map>
 
@@ -53,7 +55,7 @@ const Session::Command *Session::find(const std::string &name)
         {"setMDChargeUnits", {BEFORE, nothing}},
         {"setMDMassUnits", {BEFORE, nothing}},
         {"setKbT", {BEFORE, nothing}},
-        {"setMDEngine", {BEFORE, nothing}},
+        {"setMDEngine", {BEFORE, [](S &s, const V &v) { s.engine = text_of(v); }}},
         {"setPlumedDat", {BEFORE, [](S &s, const V &v) { s.setup_path = text_of(v); }}},
         {"setLog", {BEFORE, [](S &s, const V &v) {
              s.log = static_cast<std::FILE *>(const_cast<void *>(v.data));
@@ -125,6 +127,15 @@ const Session::Command *Session::find(const std::string &name)
 
 void Session::command(const std::string &name, const Value &value)
 {
+    try {
+        carry_out(name, value);
+    } catch (const Failure &failure) {
+        throw Failure(std::string("alchemi_bridge: ") + failure.what());
+    }
+}
+
+void Session::carry_out(const std::string &name, const Value &value)
+{
     const Command *found = find(name);
     if (!found)
         throw Failure("command '" + name + "' of the PLUMED interface: expected one that a force provider "
@@ -144,7 +155,20 @@ Session::~Session()
 
 /* --- values --------------------------------------------------------------------------------- */
 
-double Session::number(const Value &value) const { return reals(value).get(0); }
+/* A number of the set-up. One in single precision is taken for the shortest decimal that it may have
+ * been: a time step of 0.002 is that, and not 0.0020000000949949026. */
+double Session::number(const Value &value) const
+{
+    const Reals found = reals(value);
+    if (found.width != sizeof(float)) return found.get(0);
+    const float single = static_cast<float>(found.get(0));
+    char text[32];
+    for (int digits = 6; digits <= 9; ++digits) {
+        std::snprintf(text, sizeof text, "%.*g", digits, static_cast<double>(single));
+        if (std::strtof(text, nullptr) == single) break;
+    }
+    return std::strtod(text, nullptr);
+}
 
 Reals Session::reals(const Value &value) const
 {
@@ -194,6 +218,7 @@ void Session::open()
             std::string said;
             model = std::make_unique<Model>(setup_path, setup_text, n_atoms, said);
             energies.open(model->energies(), restart);
+            said += energies.told();
             atoms = model->atoms();
             tell(said);
         } catch (const std::exception &error) {
@@ -215,7 +240,7 @@ void Session::agree(std::string problem)
     if (problem.empty()) return;
     energies.flush(); /* the engine may end without another word */
     tell(problem + "\n");
-    throw Failure("alchemi_bridge: " + problem);
+    throw Failure(problem);
 }
 
 void Session::tell(const std::string &text)
@@ -320,6 +345,9 @@ void Session::evaluate()
     double stress[9] = {};
     try {
         collect();
+        if (model && step < 0 && engine == "gromacs")
+            throw Failure("integrator: expected one of molecular dynamics, got a minimiser, which decides by "
+                          "an energy that lacks the model's; minimise with another engine, such as ASE");
         if (model) energy = model->compute(staged_positions, box, staged_forces, stress);
     } catch (const std::exception &error) {
         problem = error.what();
@@ -346,8 +374,14 @@ void Session::deliver(const std::vector<double> &all, const double stress[9])
 
 void Session::update()
 {
-    if (!model || evaluations++ % model->every() != 0) return;
-    energies.write(step, static_cast<double>(step) * timestep * time_unit, energy);
+    std::string problem;
+    try {
+        if (model && step % model->every() == 0)
+            energies.write(step, static_cast<double>(step) * timestep * time_unit, energy);
+    } catch (const std::exception &error) {
+        problem = error.what();
+    }
+    agree(problem);
 }
 
 } // namespace alchemi_plumed

@@ -27,6 +27,7 @@ public:
 private:
     struct Command;
     static const Command *find(const std::string &name);
+    void carry_out(const std::string &name, const Value &value);
 
     double number(const Value &value) const;
     long long whole(const Value &value) const;
@@ -54,7 +55,7 @@ private:
     size_t precision = sizeof(double); /* bytes of the engine's numbers */
     double energy_unit = 1.0, length_unit = 1.0, time_unit = 1.0;
     double timestep = 0.0; /* ps */
-    std::string setup_path, setup_text, log_path;
+    std::string engine, setup_path, setup_text, log_path;
     std::FILE *log = nullptr;
     bool owns_log = false, restart = false, wants_virial = true;
     bool initialised = false, opened = false;
@@ -71,7 +72,6 @@ private:
     double box[9] = {};
     std::vector<double> staged_positions, staged_forces; /* of the model's atoms: nm, kJ/mol/nm */
     double energy = 0.0;                                 /* kJ/mol */
-    long long evaluations = 0;
 };
 
 } // namespace alchemi_plumed
