@@ -82,7 +82,7 @@ void Energies::write(long long step, double time, double energy)
 {
     if (name.empty()) return;
     if (!file) start(step);
-    if (std::fprintf(file, "%lld %.10g %.15g\n", step, time, energy) < 0)
+    if (std::fprintf(file, "%lld %.12g %.15g\n", step, time, energy) < 0)
         throw not_written(name, std::strerror(errno));
     /* not each line by itself, which would cost more than all else that is done here */
     if (std::chrono::steady_clock::now() - flushed > std::chrono::seconds(1)) flush();

@@ -238,8 +238,12 @@ void Session::agree(std::string problem)
 {
     ranks.spread(problem);
     if (problem.empty()) return;
-    energies.flush(); /* the engine may end without another word */
     tell(problem + "\n");
+    try {
+        energies.flush(); /* the engine may end without another word */
+    } catch (const Failure &) {
+        /* there is a problem already */
+    }
     throw Failure(problem);
 }
 
