@@ -118,7 +118,7 @@ def spoilt(contract: str, what: str) -> list[torch.Tensor | None]:
         ("2025", "swapped", "name the inputs as alchemi-bridge export printed them"),
         ("2026", "row", "expected rows of 64 atoms, got 0 to 64"),
         ("2025", "one place", "atoms 7 and 20 of nnpot-input-group (counted from 0)"),
-        ("2026", "one place", "expected a distance of at least 0.0001 nm, got 0 nm"),
+        ("2026", "one place", "expected a distance of at least 0.0001 nm, got 0. nm"),
     ],
 )
 def test_bad_inputs(argon: dict[str, Path], contract: str, what: str, words: str) -> None:
