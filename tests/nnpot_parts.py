@@ -24,7 +24,9 @@ from alchemi_bridge.units import conversion_factor
 
 LOADER = Path(__file__).with_name("nnpot_loader.py")
 
-BUFFER = 0.05  # nm, nnpot-pair-cutoff beyond the model's cutoff
+#: nm, nnpot-pair-cutoff beyond the model's cutoff: the buffer that files have unless they are told
+#: otherwise, and what is rounded
+BUFFER = 0.101
 
 ENERGY = conversion_factor("eV", "kJ/mol")
 FORCE = conversion_factor("eV/angstrom", "kJ/mol/nm")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +89,7 @@ def test_lines_for_the_mdp_file(silicon_model: Path, tmp_path: Path) -> None:
         "nnpot-model-input4": "pbc",
     }
     comments = "\n".join(line for line in lines if line.startswith(";"))
-    for words in ("libtorch 2.", "nnpot-link-type", "pcoupl = no", *ALWAYS):
+    for words in ("libtorch 2.", "nnpot-link-type", "face of the box", "pcoupl = no", *ALWAYS):
         assert words in comments
     assert out.stat().st_mode & 0o444 == silicon_model.stat().st_mode & 0o444
     assert list(tmp_path.iterdir()) == [out]
@@ -95,9 +98,18 @@ def test_lines_for_the_mdp_file(silicon_model: Path, tmp_path: Path) -> None:
 def test_lines_with_pairs(cli: Cli, silicon_model: Path, tmp_path: Path) -> None:
     run = cli("export", "nnpot", silicon_model, tmp_path / "si.pt", "--contract", "2026")
     assert run.status == 0
-    assert "nnpot-pair-cutoff  = 0.477118" in run.stdout
+    # of 0.377118, and 0.1 beyond
+    assert "nnpot-pair-cutoff  = 0.478" in run.stdout
+    assert "buffer 0.1 nm" in run.stdout
     assert "nnpot-link-type    = Si" in run.stdout
-    assert "rlist must be 0.477118 or more" in run.stdout
+    assert "rlist must be 0.478 or more" in run.stdout
+    assert "with link atoms, export with --contract 2025" in run.stdout
+    run = cli(
+        *("export", "nnpot", silicon_model, tmp_path / "si.pt"),
+        *("--contract", "2026", "--skin", "0.2", "--json"),
+    )
+    assert run.document["skin_nm"] == 0.2
+    assert "nnpot-pair-cutoff  = 0.578" in run.document["mdp"]
 
 
 def test_names_instead_of_paths(cli: Cli, silicon_model: Path, tmp_path: Path) -> None:
@@ -123,6 +135,8 @@ def test_a_model_that_knows_hydrogen_needs_no_link_type(
         ("variants", ["--variant", "blyp"], ["--variant energy=NAME"]),
         ("pair", ["--skin", "-1"], ["skin", "nm"]),
         ("pair", ["--skin", "nan"], ["skin", "nm"]),
+        # nanometres, not angstrom: a list of that reach would fill the memory
+        ("pair", ["--skin", "50"], ["skin", "nm, from zero to 1", "50.0"]),
         ("pair", ["--non-conservative"], ["non_conservative_force"]),
         ("pair", ["--sha256", "0" * 64], ["SHA-256"]),
         pytest.param("cuda_only", [], ["device", "cpu"], id="the file is written on the CPU"),
@@ -153,8 +167,24 @@ def test_targets_that_can_not_be(cli: Cli, silicon_model: Path, tmp_path: Path) 
     cli("export", "nnpot", model, tmp_path / "no" / "out.pt").failed_with("folder")
     cli("export", "nnpot", model, model).failed_with("another file")
     cli("export", "nnpot", tmp_path / "no.pt", tmp_path / "out.pt").failed_with("no.pt")
+    (tmp_path / "folder.pt").mkdir()
+    cli("export", "nnpot", model, tmp_path / "folder.pt").failed_with("the folder", "folder.pt'")
     assert model.read_bytes() == content
     assert cli("export", "vasp", model, tmp_path / "out.pt").status == 2
+
+
+def test_a_folder_that_can_not_be_written_to(
+    cli: Cli, silicon_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names what the user did, and no file of our own in it."""
+
+    def denied(**options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "tmp1.pt"))
+
+    monkeypatch.setattr(tempfile, "mkstemp", denied)
+    run = cli("export", "nnpot", silicon_model, tmp_path / "out.pt")
+    run.failed_with(f"got '{tmp_path}' (Permission denied)", "choose another folder")
+    assert "tmp1" not in run.stderr
 
 
 def test_a_model_with_libraries_is_refused_without_their_folder(
@@ -202,8 +232,8 @@ def test_a_colon_in_a_path_can_not_be_written() -> None:
 def test_a_file_that_differs_from_the_provider_is_not_written(
     silicon_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def other(atoms: object, contract: str, loaded: object) -> list:
-        arguments = given(atoms, contract, loaded)
+    def other(*of_the_check: object) -> list:
+        arguments = given(*of_the_check)
         arguments[0] = arguments[0] * 1.001
         return arguments
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import ase
 import nnpot_parts as parts
 import numpy as np
 import pytest
@@ -68,12 +69,18 @@ def test_a_trial_with_an_element_that_the_model_lacks(argon: dict[str, Path]) ->
         module(*trial(2, 1, False, "2026"))
 
 
+def _listed(positions: np.ndarray, atoms: ase.Atoms) -> dict[str, np.ndarray]:
+    """``atom-pairs`` and ``pair-shifts`` of other positions (nm) of these atoms."""
+    moved = atoms.copy()
+    moved.positions = positions.astype(np.float64) * 10.0
+    return parts.pair_inputs(moved, parts.CUTOFF + parts.BUFFER)
+
+
 def spoilt(contract: str, what: str) -> list[torch.Tensor | None]:
     """Inputs of a slanted box with one thing wrong."""
     atoms = parts.argon_tilted()
     arrays = parts.atom_inputs(atoms)
-    reach = 0.5 if what == "short pairs" else parts.CUTOFF + parts.BUFFER
-    arrays.update(parts.pair_inputs(atoms, reach))
+    arrays.update(parts.pair_inputs(atoms, parts.CUTOFF + parts.BUFFER))
     if what == "element":
         arrays["atom-numbers"][3] = 14
     elif what == "no element":
@@ -86,6 +93,9 @@ def spoilt(contract: str, what: str) -> list[torch.Tensor | None]:
         arrays["box"][2] = 0.0
     elif what == "row":
         arrays["atom-pairs"][0, 0] = len(atoms)
+    elif what == "one place":
+        arrays["atom-positions"][20] = arrays["atom-positions"][7]
+        arrays.update(_listed(arrays["atom-positions"], atoms))
     elif what == "swapped":
         arrays["atom-numbers"], arrays["box"] = arrays["box"], arrays["atom-numbers"]
     found: list[torch.Tensor | None] = list(parts.tensors(arrays, contract))
@@ -107,7 +117,8 @@ def spoilt(contract: str, what: str) -> list[torch.Tensor | None]:
         ("2025", "box alone", "both or neither"),
         ("2025", "swapped", "name the inputs as alchemi-bridge export printed them"),
         ("2026", "row", "expected rows of 64 atoms, got 0 to 64"),
-        ("2026", "short pairs", "pairs of the group within 0.6 nm"),
+        ("2025", "one place", "atoms 7 and 20 of nnpot-input-group (counted from 0)"),
+        ("2026", "one place", "expected a distance of at least 0.0001 nm, got 0. nm"),
     ],
 )
 def test_bad_inputs(argon: dict[str, Path], contract: str, what: str, words: str) -> None:

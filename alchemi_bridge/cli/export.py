@@ -17,9 +17,13 @@ nnpot    a TorchScript file for the nnpot module of GROMACS 2025 and later (buil
          the version that wrote the file). GROMACS loads it without Python; it needs metatensor's
          and metatomic's libraries, which the file names.
 
---contract 2025 searches pairs by itself, in any box, and runs in all versions; --contract 2026
-takes the pairs of GROMACS, for boxes of twice the cutoff and more. Lines for the mdp file are
-printed.
+--contract 2025 searches pairs by itself, in any box, and runs in all versions; take it for runs
+with link atoms. --contract 2026 takes the pairs of GROMACS, for boxes of more than twice
+nnpot-pair-cutoff (the cutoff and --skin). It compares each new list with an own search, and uses
+its own pairs where that finds others, or where atoms have moved too far since, so that it is not
+faster. Lines for the mdp file are printed.
+
+GROMACS places link atoms without periodicity: a bond with one must not cross a face of the box.
 """
 
 
@@ -45,7 +49,8 @@ def add_parser(subparsers: Any) -> None:
         "--skin",
         type=float,
         metavar="NM",
-        help="buffer of the list that is kept from step to step, nm (default: 0.1)",
+        help="buffer of lists beyond the cutoff, nm, up to 1; nnpot-pair-cutoff needs it, too "
+        "(default: 0.1)",
     )
     parser.add_argument(
         "--libraries",
@@ -79,8 +84,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command (see the module's ``--help``)."""
-    from alchemi_bridge.engines.nnpot.export import SKIN, export
+    from alchemi_bridge.engines.nnpot.export import export
     from alchemi_bridge.engines.nnpot.mdp import mdp_lines
+    from alchemi_bridge.engines.nnpot.reach import SKIN
 
     exported = export(
         args.model,
@@ -111,6 +117,7 @@ def _document(exported: Exported, lines: list[str]) -> dict[str, Any]:
         "contract": exported.contract,
         "inputs": list(exported.inputs),
         "cutoff_nm": exported.cutoff,
+        "skin_nm": exported.skin,
         "types": list(exported.types),
         "torch_version": exported.torch_version,
         "libraries": [str(file) for file in exported.libraries],

@@ -22,7 +22,13 @@ a file once. What GROMACS does with it was read in its sources, releases 2025.0 
 - ``grompp`` calls the model with trial inputs (:mod:`alchemi_bridge.engines.nnpot.trial`). If it
   fails that is a warning up to 2026.3 (``-maxwarn 1``), and an error in main. In a run, 2026
   reports ``std::runtime_error``, which TorchScript's errors are.
-- Pairs (2026) are those excluded from the classical interactions, so all of the group, closer than
-  ``nnpot-pair-cutoff`` at the last pair search. It may not exceed ``rlist``. Not with domain
-  decomposition.
+- Pairs (2026) are those of the group, closer than ``nnpot-pair-cutoff`` at the last pair search,
+  that are excluded from the classical interactions. Without link atoms these are all. A link atom
+  takes the row of a classical atom, which excludes only atoms of the group up to ``nrexcl`` bonds
+  away: pairs with the others are missing, whatever the cutoff is. Take the contract of 2025 then.
+  ``nnpot-pair-cutoff`` may not exceed ``rlist``. Not with domain decomposition.
+- Link atoms (2026) are placed between two atoms as their coordinates are, without periodicity
+  (``LinkFrontierAtom::setPositions``). If the bond crosses a face of the box, the link atom comes
+  to lie on the wrong side. A file can not see that, of either contract: keep bonds that are cut
+  away from the faces.
 """

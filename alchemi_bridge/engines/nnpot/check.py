@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from alchemi_bridge.engines.ase import BridgeCalculator
+from alchemi_bridge.engines.nnpot.reach import pair_cutoff
 from alchemi_bridge.engines.nnpot.search import find_pairs
 from alchemi_bridge.errors import BridgeError, EvaluationError, last_line
 from alchemi_bridge.model import LoadedModel
@@ -28,6 +29,7 @@ def compare(
     file: Path,
     contract: str,
     loaded: LoadedModel,
+    skin: float,
     variants: Mapping[str, str | None] | None,
     non_conservative: bool,
 ) -> float | None:
@@ -53,7 +55,7 @@ def compare(
         LOGGER.warning("the file was not compared with the provider: %s", last_line(error))
         return None
     try:
-        found = torch.jit.load(str(file))(*inputs(atoms, contract, loaded))
+        found = torch.jit.load(str(file))(*inputs(atoms, contract, loaded, skin))
     except Exception as error:  # TorchScript raises what it likes
         raise EvaluationError(
             f"'{file}'", expected="results", got=last_line(error), fix="please report this"
@@ -90,15 +92,15 @@ def small_structure(loaded: LoadedModel) -> ase.Atoms:
     return ase.Atoms(np.resize(types[:3], len(grid)), positions, cell=cell, pbc=True)
 
 
-def inputs(atoms: ase.Atoms, contract: str, loaded: LoadedModel) -> list[Any]:
-    """Arguments for the file, as GROMACS makes them."""
+def inputs(atoms: ase.Atoms, contract: str, loaded: LoadedModel, skin: float) -> list[Any]:
+    """Arguments for the file, as GROMACS makes them; ``skin`` is the file's, nm."""
     box = torch.tensor(atoms.cell.array / 10.0)
     positions = torch.tensor(atoms.positions / 10.0)
     pbc = torch.tensor(atoms.pbc)
     arguments = [positions.float(), torch.tensor(atoms.numbers, dtype=torch.int32)]
     if contract == "2026":
         cutoff = loaded.cutoff * conversion_factor(loaded.length_unit, "nm")
-        first, second, shifts = find_pairs(positions, box, pbc, 1.05 * max(cutoff, 0.1))
+        first, second, shifts = find_pairs(positions, box, pbc, pair_cutoff(cutoff, skin))
         arguments.append(torch.stack([first, second], dim=1).to(torch.int32))
         arguments.append((-shifts.double() @ box).float())
     return [*arguments, box.float(), pbc]

@@ -21,6 +21,7 @@ from metatomic.torch import (
     register_autograd_neighbors,
 )
 
+from alchemi_bridge.engines.nnpot.apart import require_apart
 from alchemi_bridge.engines.nnpot.search import complete_cell, find_pairs
 
 Pairs = Tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -42,6 +43,8 @@ class Facts:
         Largest cutoff, in ``length_unit``; 0.0 without neighbour lists.
     skin
         How far a list that is kept reaches beyond, in ``length_unit``.
+    closest
+        Atoms closer than this sit on the same point, in ``length_unit``.
     length_factor, energy_factor
         nm in ``length_unit``; its energy unit in kJ/mol.
     requests
@@ -60,6 +63,7 @@ class Facts:
     length_unit: str
     cutoff: float
     skin: float
+    closest: float
     length_factor: float
     energy_factor: float
     requests: Dict[str, ModelOutput]
@@ -83,7 +87,8 @@ class Evaluation(torch.nn.Module):
         self.devices = facts.devices
         self.length_unit = facts.length_unit
         self.cutoff = facts.cutoff
-        self.cutoff_text = f"{facts.cutoff / facts.length_factor:g} nm"
+        self.closest = facts.closest
+        self.closest_text = f"{facts.closest / facts.length_factor:g} nm"
         self.length_factor = facts.length_factor
         self.energy_factor = facts.energy_factor
         self.requests = facts.requests
@@ -191,6 +196,11 @@ class Evaluation(torch.nn.Module):
         pairs = self.no_pairs(x)
         if self.cutoff > 0.0:
             pairs = find_pairs(few, cell, pbc, self.cutoff)
+        # 2026.0 to 2026.3 put both atoms in one place
+        first, second, shifts = pairs
+        vectors = few[second] - few[first] + shifts.to(x.dtype) @ cell
+        apart = torch.nonzero((vectors != 0.0).any(dim=1)).flatten()
+        pairs = (first[apart], second[apart], shifts[apart])
         energy, found = self.evaluate(few, kinds[:trial], cell, pbc, pairs)
         forces = torch.zeros_like(x)
         forces[:trial] = found
@@ -238,10 +248,16 @@ class Evaluation(torch.nn.Module):
         -------
         energy, forces
             () and (N, 3) float64, kJ/mol and kJ/mol/nm.
+
+        Raises
+        ------
+        ValueError
+            If two atoms sit on the same point.
         """
         first, second, shifts = pairs
         vectors = x[second] - x[first] + shifts.to(x.dtype) @ cell
         squares = (vectors * vectors).sum(dim=1)
+        require_apart(first, second, squares, self.closest, self.closest_text, self.length_factor)
         leaf = x.to(self.dtype).clone().requires_grad_(True)
         system = System(kinds, leaf, cell.to(self.dtype), pbc)
         leaves = [leaf]
@@ -249,8 +265,7 @@ class Evaluation(torch.nn.Module):
         seconds: List[torch.Tensor] = []
         for request in self.model.requested_neighbor_lists():
             cutoff: float = request.cutoff
-            # atoms in one place: grompp tries that
-            near = torch.nonzero((squares < cutoff * cutoff) & (squares > 0.0)).flatten()
+            near = torch.nonzero(squares < cutoff * cutoff).flatten()
             i, j, s, v = first[near], second[near], shifts[near], vectors[near]
             if request.full_list:
                 i, j = torch.cat([i, j]), torch.cat([j, i])

@@ -17,6 +17,7 @@ from alchemi_bridge import __version__
 from alchemi_bridge.engines.nnpot.check import compare
 from alchemi_bridge.engines.nnpot.evaluation import Facts
 from alchemi_bridge.engines.nnpot.given import PairsModule
+from alchemi_bridge.engines.nnpot.reach import MOST_SKIN, SKIN
 from alchemi_bridge.engines.nnpot.record import needed_libraries, record
 from alchemi_bridge.engines.nnpot.searching import SearchingModule
 from alchemi_bridge.errors import (
@@ -28,6 +29,7 @@ from alchemi_bridge.errors import (
 )
 from alchemi_bridge.model import LoadedModel, OutputPlan, Wanted, load_model, plan_outputs
 from alchemi_bridge.model.evaluate import requests_for
+from alchemi_bridge.neighbors.guard import MIN_DISTANCE_ANGSTROM
 from alchemi_bridge.units import conversion_factor
 
 Contract = Literal["2025", "2026"]
@@ -44,9 +46,6 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "2026": (*ATOMS, *PAIRS, *BOX),
 }
 MODULES = {"2025": SearchingModule, "2026": PairsModule}
-
-#: Buffer of the kept list, nm.
-SKIN = 0.1
 
 #: GROMACS knows models by this.
 SUFFIX = ".pt"
@@ -70,6 +69,8 @@ class Exported:
         The record that names them.
     cutoff
         Largest cutoff, nm; 0.0 for a model without neighbour lists.
+    skin
+        Buffer of lists beyond it, nm.
     types
         Atomic numbers that the model knows, sorted.
     torch_version
@@ -86,6 +87,7 @@ class Exported:
     libraries: tuple[Path, ...]
     extension_libs: str
     cutoff: float
+    skin: float
     types: tuple[int, ...]
     torch_version: str
     checked: float | None
@@ -115,7 +117,9 @@ def export(
         ``"2025"``: the file searches pairs by itself, for 2025 and later. ``"2026"``: it takes
         GROMACS' pairs, for 2026 and later.
     skin
-        Buffer of the list that the file keeps from step to step, nm.
+        Buffer of the list that the file keeps from step to step, nm, at most
+        :data:`~alchemi_bridge.engines.nnpot.reach.MOST_SKIN`. With the pairs of GROMACS
+        ``nnpot-pair-cutoff`` has to reach as far.
     libraries
         How libraries are named, see :func:`~alchemi_bridge.engines.nnpot.record.record`.
     variants
@@ -180,7 +184,7 @@ def export(
                 str(partial),
                 _extra_files={"extension_libs": names, "alchemi-bridge": json.dumps(facts)},
             )
-            checked = compare(partial, contract, loaded, variants, non_conservative)
+            checked = compare(partial, contract, loaded, skin, variants, non_conservative)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
@@ -191,6 +195,7 @@ def export(
         libraries=files,
         extension_libs=names,
         cutoff=loaded.cutoff * conversion_factor(loaded.length_unit, "nm"),
+        skin=skin,
         types=tuple(sorted(loaded.atomic_types)),
         torch_version=torch.__version__,
         checked=checked,
@@ -213,6 +218,10 @@ def _target(out: str | os.PathLike[str], model: Any) -> Path:
             got=f"'{target.parent}'",
             fix="make it first",
         )
+    if target.is_dir():
+        raise ConfigurationError(
+            "file to write", expected="a file", got=f"the folder '{target}'", fix="add a name to it"
+        )
     is_file = isinstance(model, (str, os.PathLike))
     if is_file and target.exists() and Path(model).exists() and target.samefile(model):
         raise ConfigurationError(
@@ -226,7 +235,15 @@ def _target(out: str | os.PathLike[str], model: Any) -> Path:
 
 def _partial(target: Path) -> Path:
     """An empty file beside the target, with the rights that a new file has here."""
-    number, name = tempfile.mkstemp(suffix=SUFFIX, dir=target.parent)
+    try:
+        number, name = tempfile.mkstemp(suffix=SUFFIX, dir=target.parent)
+    except OSError as error:
+        raise ConfigurationError(
+            "file to write",
+            expected="a folder that files can be written to",
+            got=f"'{target.parent}' ({error.strerror})",
+            fix="choose another folder, or ask for the right to write there",
+        ) from error
     os.close(number)
     mask = os.umask(0)
     os.umask(mask)
@@ -239,10 +256,10 @@ def _check_options(contract: str, skin: float) -> None:
         raise ConfigurationError(
             "contract", expected="'2025' or '2026'", got=repr(contract), fix="choose one of them"
         )
-    if not (0.0 <= skin < float("inf")):
+    if not (0.0 <= skin <= MOST_SKIN):
         raise ConfigurationError(
             "skin",
-            expected="a length in nm, zero or more",
+            expected=f"a length in nm, from zero to {MOST_SKIN:g}",
             got=repr(skin),
             fix=f"leave it at {SKIN}",
         )
@@ -270,6 +287,7 @@ def _script(
         length_unit=loaded.length_unit,
         cutoff=loaded.cutoff,
         skin=skin * length_factor,
+        closest=MIN_DISTANCE_ANGSTROM * conversion_factor("angstrom", loaded.length_unit),
         length_factor=length_factor,
         energy_factor=conversion_factor(loaded.energy_unit, "kJ/mol"),
         requests=requests_for(loaded, plan, wanted),

@@ -1,13 +1,14 @@
 # ruff: noqa: UP006, UP035, UP045  (TorchScript reads typing's classes)
 """The module that takes GROMACS' pairs, for 2026 and later."""
 
+import warnings
 from typing import Optional, Tuple
 
 import torch
 from metatomic.torch import AtomisticModel
 
+from alchemi_bridge.engines.nnpot.comparing import pair_numbers
 from alchemi_bridge.engines.nnpot.evaluation import Facts, Pairs
-from alchemi_bridge.engines.nnpot.search import find_pairs
 from alchemi_bridge.engines.nnpot.searching import Searching
 from alchemi_bridge.engines.nnpot.shifts import whole_shifts
 from alchemi_bridge.engines.nnpot.trial import trial_atoms
@@ -22,25 +23,29 @@ class PairsModule(Searching):
     at most one image of a pair. For a cutoff above that there is
     :class:`~alchemi_bridge.engines.nnpot.searching.SearchingModule`, which has no such limit.
 
-    The first list is compared with an own search, so that a list that is too short is an error. A
-    list whose shifts can not be understood (:mod:`alchemi_bridge.engines.nnpot.shifts`) is not
-    used: the pairs are searched.
+    Nothing in the inputs tells how far a list reaches, and it can lack pairs: with a
+    ``nnpot-pair-cutoff`` that is too short, and with link atoms at any. It may also be right in one
+    list and wrong in the next. So every new list is compared with an own search. If they differ, or
+    if the shifts can not be understood (:mod:`alchemi_bridge.engines.nnpot.shifts`), the own pairs
+    are used, and a warning says so once: the search is done by then, its pairs are right, and a run
+    need not end for it. Between two lists of GROMACS the pairs hold as those of an own search do,
+    until an atom may have used up half of the skin, or the box is another one; then they are
+    searched. So this module is not faster than the other one.
     """
 
     pairs_of_list: torch.Tensor
     shifts_of_list: torch.Tensor
-    numbers_of_list: torch.Tensor
 
     def __init__(self, model: AtomisticModel, facts: Facts) -> None:
         super().__init__(model, facts)
-        #: Lists that came since the file was loaded, and those of them that could not be used.
+        #: Lists that came since the file was loaded, and those of them that were not used.
         self.lists = 0
         self.refused = 0
-        # the list that came last, and the whole numbers behind its shifts
+        self.reach = facts.cutoff + facts.skin if facts.cutoff > 0.0 else 0.0
+        self.reach_text = f"{self.reach / facts.length_factor:g} nm"
+        # the list that came last
         self.register_buffer("pairs_of_list", torch.zeros(0, 2, dtype=torch.int32))
         self.register_buffer("shifts_of_list", torch.zeros(0, 3))
-        self.register_buffer("numbers_of_list", torch.zeros(0, 3, dtype=torch.int64))
-        self.usable = False
 
     def forward(
         self,
@@ -78,10 +83,7 @@ class PairsModule(Searching):
             return self.evaluate_trial(trial, x, kinds, cell, periodic)
         if not self.is_last_list(atom_pairs, pair_shifts):
             self.take_list(x, cell, periodic, atom_pairs, pair_shifts)
-        if self.usable:
-            pairs = self.given_pairs()
-        else:
-            x, pairs = self.search(x, cell, periodic)
+        x, pairs = self.search(x, cell, periodic)
         return self.finite(self.evaluate(x, kinds, cell, periodic, pairs))
 
     def check_pairs(self, pairs: torch.Tensor, shifts: torch.Tensor) -> None:
@@ -109,39 +111,48 @@ class PairsModule(Searching):
         pairs: torch.Tensor,
         shifts: torch.Tensor,
     ) -> None:
-        """Solve for the whole numbers of a new list, and compare the first one with a search."""
+        """Keep a new list, or the pairs of an own search where it is another one."""
         if len(pairs) > 0 and (int(pairs.min()) < 0 or int(pairs.max()) >= len(x)):
             raise ValueError(
                 f"alchemi-bridge: atom-pairs: expected rows of {len(x)} atoms, got "
                 + f"{int(pairs.min())} to {int(pairs.max())}; this is an error of GROMACS"
             )
-        numbers, self.usable = whole_shifts(shifts.to(x.dtype) * self.length_factor, cell, pbc)
-        self.numbers_of_list = numbers
         # copies: the memory is GROMACS', and it writes its next list there
         self.pairs_of_list = pairs.clone()
         self.shifts_of_list = shifts.clone()
         self.lists += 1
-        self.refused += 0 if self.usable else 1
-        if self.lists == 1 and self.usable and self.cutoff > 0.0:
-            there = self.count_within(x, cell, self.given_pairs())
-            expected = self.count_within(x, cell, find_pairs(x, cell, pbc, self.cutoff))
-            if there != expected:
-                raise ValueError(
-                    f"alchemi-bridge: atom-pairs: expected the {expected} pairs of the group "
-                    + f"within {self.cutoff_text}, got {there}; set nnpot-pair-cutoff above that, "
-                    + "with a buffer for the way of the atoms between two pair searches and for "
-                    + "link atoms, or export for the contract of 2025"
-                )
-
-    def given_pairs(self) -> Pairs:
-        """GROMACS' pairs as :meth:`Evaluation.evaluate` takes them."""
-        pairs = self.pairs_of_list.to(torch.int64)
+        numbers, known = whole_shifts(shifts.to(x.dtype) * self.length_factor, cell, pbc)
+        rows = pairs.to(torch.int64)
         # x[first] - x[second] + n @ box is minus the vector from first to second
-        return pairs[:, 0], pairs[:, 1], -self.numbers_of_list
+        given = self.within_reach(x, cell, (rows[:, 0], rows[:, 1], -numbers))
+        own = self.find(x, cell, pbc)
+        expected, there = pair_numbers(own, given)
+        if known and torch.equal(expected, there):
+            self.keep(x, cell, pbc, given)
+            return
+        self.keep(x, cell, pbc, own)
+        self.searches += 1
+        self.refused += 1
+        if self.refused == 1:
+            missing = int((~torch.isin(expected, there)).sum())
+            got = f"a list without {missing} of them" if missing > 0 else "some of them twice"
+            advice = "set nnpot-pair-cutoff as alchemi-bridge export printed it, or, as link atoms "
+            advice += "need it, export with --contract 2025"
+            if not known:
+                got = "shifts that are no whole box vectors"
+                advice = "export with --contract 2025"
+            warnings.warn(
+                f"alchemi-bridge: atom-pairs: expected the {len(expected)} pairs of the group "
+                + f"within {self.reach_text}, got {got}; energy and forces are right, since such "
+                + f"lists are replaced by an own search; {advice}",
+                stacklevel=2,
+            )
 
-    def count_within(self, x: torch.Tensor, cell: torch.Tensor, pairs: Pairs) -> int:
-        """Number of pairs within the cutoff."""
+    def within_reach(self, x: torch.Tensor, cell: torch.Tensor, pairs: Pairs) -> Pairs:
+        """Those closer than cutoff and skin, without what GROMACS fills its lists up with."""
         first, second, shifts = pairs
         vectors = x[second] - x[first] + shifts.to(x.dtype) @ cell
-        squares = (vectors * vectors).sum(dim=1)
-        return int(((squares < self.cutoff * self.cutoff) & (squares > 0.0)).sum())
+        near = (vectors * vectors).sum(dim=1) < self.reach * self.reach
+        filler = (first == second) & (shifts == 0).all(dim=1)
+        kept = torch.nonzero(near & ~filler).flatten()
+        return first[kept], second[kept], shifts[kept]

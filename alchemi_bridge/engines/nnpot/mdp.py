@@ -5,9 +5,7 @@ from __future__ import annotations
 import ase.data
 
 from alchemi_bridge.engines.nnpot.export import BOX, Exported
-
-#: What ``nnpot-pair-cutoff`` has beyond the model's cutoff, nm: atoms move between two searches.
-BUFFER = 0.1
+from alchemi_bridge.engines.nnpot.reach import pair_cutoff
 
 HYDROGEN = 1
 
@@ -22,12 +20,21 @@ def mdp_lines(exported: Exported) -> list[str]:
     ]
     notes = [f"without periodicity, leave {' and '.join(BOX)} out"]
     if exported.contract == "2026":
-        reach = f"{pair_cutoff(exported):g}"
+        reach = f"{pair_cutoff(exported.cutoff, exported.skin):g}"
         options.append(("nnpot-pair-cutoff", reach))
+        notes.append(
+            f"nnpot-pair-cutoff: cutoff {exported.cutoff:g} nm and buffer {exported.skin:g} nm, "
+            "rounded up; where it is shorter, the file searches pairs by itself"
+        )
         notes.append(
             f"rlist must be {reach} or more, and less than half of the box (set it, with "
             "verlet-buffer-tolerance = -1)"
         )
+        notes.append("with link atoms, export with --contract 2025: pairs of theirs are not listed")
+    notes.append(
+        "a bond with a link atom must not cross a face of the box: GROMACS places link atoms "
+        "without periodicity"
+    )
     element = link_type(exported)
     if element is not None:
         # an option that 2025 does not know, which reads as a mistake there
@@ -38,11 +45,6 @@ def mdp_lines(exported: Exported) -> list[str]:
     width = max(len(name) for name, _ in options)
     lines = [f"{name:<{width}} = {value}" for name, value in options]
     return [*lines, *(f"; {note}" for note in notes), "; no virial comes from nnpot: pcoupl = no"]
-
-
-def pair_cutoff(exported: Exported) -> float:
-    """``nnpot-pair-cutoff`` in nm."""
-    return round(exported.cutoff + BUFFER, 6)
 
 
 def link_type(exported: Exported) -> str | None:

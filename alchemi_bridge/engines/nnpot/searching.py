@@ -12,7 +12,7 @@ from alchemi_bridge.engines.nnpot.trial import trial_atoms
 
 
 class Searching(Evaluation):
-    """Keeps the list of its last search as long as it holds."""
+    """Keeps a list as long as it holds."""
 
     kept_first: torch.Tensor
     kept_second: torch.Tensor
@@ -24,8 +24,9 @@ class Searching(Evaluation):
     def __init__(self, model: AtomisticModel, facts: Facts) -> None:
         super().__init__(model, facts)
         self.skin = facts.skin
-        #: Searches since the file was loaded.
+        #: Searches since the file was loaded whose pairs were taken.
         self.searches = 0
+        self.keeps = False
         # the list, and what it was searched for
         none = torch.zeros(0, dtype=torch.int64)
         self.register_buffer("kept_first", none)
@@ -46,26 +47,35 @@ class Searching(Evaluation):
         Returns
         -------
         positions
-            (N, 3), without hops into the box and out of it since the search.
+            (N, 3), without hops into the box and out of it since the list was made.
         pairs
             As :meth:`Evaluation.evaluate` takes them.
         """
         same = self.kept_positions.shape == x.shape and torch.equal(self.kept_cell, cell)
-        if self.searches > 0 and same and torch.equal(self.kept_pbc, pbc):
+        if self.keeps and same and torch.equal(self.kept_pbc, pbc):
             moved = x - self.kept_positions
             hops = torch.round(moved @ torch.linalg.inv(complete_cell(cell, pbc))) @ cell
             moved = moved - hops
             if 4.0 * float((moved * moved).sum(dim=1).max()) < self.skin * self.skin:
                 return x - hops, (self.kept_first, self.kept_second, self.kept_shifts)
-        pairs = self.no_pairs(x)
+        pairs = self.find(x, cell, pbc)
+        self.searches += 1
+        self.keep(x, cell, pbc, pairs)
+        return x, pairs
+
+    def find(self, x: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor) -> Pairs:
+        """Pairs within cutoff and skin."""
         if self.cutoff > 0.0:
-            pairs = find_pairs(x, cell, pbc, self.cutoff + self.skin)
+            return find_pairs(x, cell, pbc, self.cutoff + self.skin)
+        return self.no_pairs(x)
+
+    def keep(self, x: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor, pairs: Pairs) -> None:
+        """Take these for all pairs within cutoff and skin."""
         self.kept_first, self.kept_second, self.kept_shifts = pairs
         self.kept_positions = x
         self.kept_cell = cell
         self.kept_pbc = pbc.clone()
-        self.searches += 1
-        return x, pairs
+        self.keeps = True
 
 
 class SearchingModule(Searching):
