@@ -129,6 +129,7 @@ struct Driver
                 lists.deviceStreams[locality] = streams[k].get();
             }
         }
+        numReductions           = given.lists[1].given ? 2 : 1;
         lists.plistWithinHalo   = given.lists[2].given ? &plists[2] : nullptr;
         lists.atomIndices       = given.atomIndices;
         lists.atomIndicesSize   = given.atomIndicesSize;
@@ -162,8 +163,12 @@ struct Driver
         output.forces              = static_cast<RVec*>(given.forces);
         output.forcesReadyOnDevice = &forcesReady;
         provider->launchForces(input, output);
-        // the force reduction
-        forcesReady.enqueueWaitEvent(*streams[0]);
+        // the force reductions, one for each locality
+        forcesReady.setConsumptionLimits(numReductions, numReductions);
+        for (int k = 0; k < numReductions; ++k)
+        {
+            forcesReady.enqueueWaitEvent(*streams[k]);
+        }
     }
 
     DeviceContext                            context;
@@ -171,6 +176,7 @@ struct Driver
     std::array<std::unique_ptr<DeviceStream>, 2> streams;
     GpuEventSynchronizer                     xLocal, xNonLocal, forcesReady;
     GpuPairlist                              plists[3];
+    int                                      numReductions = 1;
     std::string                              warnings;
     std::unique_ptr<IGpuForceProvider>       provider;
 };
@@ -247,6 +253,11 @@ int driver_search(Driver* driver, const DriverSearch* given)
 int driver_launch(Driver* driver, const DriverStep* given)
 {
     return guarded([&] { driver->launch(*given); });
+}
+
+int driver_finish(Driver* driver)
+{
+    return guarded([&] { driver->provider->finish(); });
 }
 
 int driver_collect(Driver* driver, double* scalars)

@@ -334,3 +334,7 @@ class Gromacs:
         found = (c_double * 10)(*[np.nan] * 10)
         self._check(self.library.driver_collect(self.handle, found))
         return found[0], np.array(found[1:]).reshape(3, 3)
+
+    def finish(self) -> None:
+        """The end of the run."""
+        self._check(self.library.driver_finish(self.handle))

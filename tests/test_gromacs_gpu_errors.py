@@ -14,9 +14,11 @@ import zoo
 from cluster_parts import Golden, golden
 from gromacs_engine import SCREW, Gromacs, driver
 from kernel_parts import needs_compiler
+from test_delivery import Late
 
 from alchemi_bridge.compiling import require_compiler
 from alchemi_bridge.engines import plugins
+from alchemi_bridge.engines.interface import structs, table
 
 pytestmark = needs_compiler
 
@@ -68,6 +70,31 @@ def test_a_list_that_is_too_old(model: Path, file: Golden) -> None:
         np.testing.assert_array_equal(added(run, file), before)
 
 
+def swapped(positions: np.ndarray) -> np.ndarray:
+    found = positions.copy()
+    found[[3, 100]] = positions[[100, 3]]
+    return found
+
+
+def away(positions: np.ndarray) -> np.ndarray:
+    found = positions.copy()
+    found[7, 0] += 0.2
+    return found
+
+
+@pytest.mark.parametrize("change", [swapped, away])
+def test_a_list_of_other_coordinates(
+    change: Callable[[np.ndarray], np.ndarray], model: Path, file: Golden
+) -> None:
+    """In the first step, too: coordinates and their order are those of the search, or nearly."""
+    with Gromacs(model, 216, buffer=0.1) as run:
+        run.atoms(216)
+        run.search(file)
+        with c.refused(c.STALE, "displacements since the search"):
+            added(run, file, change(file.positions))
+        added(run, file)
+
+
 def test_rlist_is_what_there_is_of_a_buffer(model: Path, file: Golden) -> None:
     """A buffer that rlist has no room for is cut."""
     with Gromacs(model, 216, buffer=0.5) as run:
@@ -104,6 +131,37 @@ def test_a_model_that_fails(make: Callable[[], Any], code: int, words: Any, tmp_
         with c.refused(code, "alchemi_bridge: ", *words):
             added(run, water)
         assert run.collect()[0] == 0.0
+
+
+def device_finds(value: float) -> None:
+    """The results of the last step, as a GPU has them: nobody has looked at them yet."""
+    (session,) = table._sessions.values()
+    session.provider._delivery._open = Late(value)
+
+
+def test_the_device_finds_results_that_are_not_finite(model: Path, file: Golden) -> None:
+    """Whoever asks first is told, once: for the energy, at the end, or in the next step."""
+
+    def ask(run: Gromacs, how: str) -> None:
+        {"energy": run.collect, "end": run.finish, "step": lambda: added(run, file)}[how]()
+
+    with Gromacs(model, 216) as run:
+        run.atoms(216)
+        run.search(file)
+        run.finish()  # nothing is wrong with steps that were not made
+        before = added(run, file)
+        for how in ("energy", "end", "step"):
+            device_finds(np.nan)
+            with c.refused(c.MODEL, "alchemi_bridge: forces of the model", "finite"):
+                ask(run, how)
+            assert run.collect()[0] == 0.0
+            run.finish()
+            np.testing.assert_array_equal(added(run, file), before)
+            energy = run.collect()[0]
+            assert energy < 0.0
+        device_finds(1.0)
+        run.finish()
+        assert run.collect()[0] == energy
 
 
 def with_one(name: str, place: Any, value: int) -> Callable[[Golden], Golden]:
@@ -192,6 +250,29 @@ def test_atoms_that_can_not_be(atoms: Any, words: Any, model: Path) -> None:
         run.atoms(*atoms)
 
 
+@pytest.mark.parametrize("atoms", [(217, 217), (216, 216, np.full(216, 40))])
+def test_atoms_that_were_refused_are_not_forgotten(atoms: Any, model: Path, file: Golden) -> None:
+    """No step goes on with the atoms before, or as if there were nothing to do."""
+    numbers = np.full(216, 18)
+    numbers[40] = 79  # which the model does not know, and does not see at first
+    with Gromacs(model, 216, numbers=numbers) as run:
+        names = np.where(np.arange(216) == 40, 41, np.arange(216))
+        run.atoms(216, 216, names)
+        run.search(file)
+        before = added(run, file)
+        with c.refused(c.INPUT):
+            run.atoms(*atoms)
+        with c.refused(c.PROTOCOL, "launchForces", "reinitPairlist"):
+            added(run, file)
+        with c.refused(c.PROTOCOL, "reinitPairlist", "reinitAtoms"):
+            run.search(file)
+        with c.refused(c.PROTOCOL, "launchForces"):
+            added(run, file)
+        run.atoms(216, 216, names)
+        run.search(file)
+        np.testing.assert_array_equal(added(run, file), before)
+
+
 def test_types_that_the_model_does_not_know(model: Path, file: Golden) -> None:
     numbers = np.full(216, 18)
     numbers[40] = 79
@@ -267,6 +348,13 @@ def test_libraries_that_can_not_be(
     ):
         with c.refused(c.INTERNAL, *words):
             Gromacs(model, 216, library=library)
+
+
+def test_library_that_is_older(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its table ends before what is called here."""
+    monkeypatch.setattr(table.functions(), "struct_size", structs.Functions.finish.offset)
+    with c.refused(c.INTERNAL, "as new as this program", "got an older one"):
+        Gromacs(model, 216)
 
 
 def test_library_of_the_environment(

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdio>
 
 #include "gromacs/gpu_utils/devicebuffer.h"
@@ -170,6 +171,9 @@ HaloNeed AlchemiGpuForceProvider::haloNeed() const
 
 void AlchemiGpuForceProvider::reinitAtoms(const GpuForceProviderAtoms& atoms)
 {
+    // Until the new atoms are taken there are none: what was refused must not look like no work.
+    impl_->numAtoms_  = -1;
+    impl_->havePairs_ = impl_->haveWork_ = false;
     const int numSystem = static_cast<int>(impl_->options_.atomicNumbers.size());
     const int numNamed  = static_cast<int>(atoms.globalAtomIndices.size());
     const bool named = numNamed != 0;
@@ -210,13 +214,11 @@ void AlchemiGpuForceProvider::reinitAtoms(const GpuForceProviderAtoms& atoms)
             subset.push_back(atom);
         }
     }
-    // Until the new atoms are taken there are none.
-    impl_->havePairs_ = impl_->haveWork_ = false;
-    impl_->numHomeAtoms_                 = atoms.numHomeAtoms;
-    impl_->numAtoms_                     = atoms.numAtoms;
     // Only energies of home atoms count. Without one there is nothing to add, not even to halo atoms.
     if (selected.empty())
     {
+        impl_->numHomeAtoms_ = atoms.numHomeAtoms;
+        impl_->numAtoms_     = atoms.numAtoms;
         return;
     }
     const auto indices = [](const std::vector<int32_t>& values) {
@@ -241,7 +243,9 @@ void AlchemiGpuForceProvider::reinitAtoms(const GpuForceProviderAtoms& atoms)
         given.ids = alchemi_bridge::describe(names.data(), AB_INT64, { atoms.numAtoms });
     }
     impl_->check(impl_->bridge_->set_atoms(impl_->provider_, &given));
-    impl_->haveWork_ = true;
+    impl_->numHomeAtoms_ = atoms.numHomeAtoms;
+    impl_->numAtoms_     = atoms.numAtoms;
+    impl_->haveWork_     = true;
 }
 
 void AlchemiGpuForceProvider::launchForces(const GpuForceProviderInput&  input,
@@ -333,8 +337,7 @@ GpuForceProviderScalars AlchemiGpuForceProvider::collectScalars()
         return found;
     }
     std::array<double, c_numScalars> values = {};
-    // a synchronous copy is ordered after the default stream only
-    impl_->deviceStream_.synchronize();
+    finish(); // also since a synchronous copy is ordered after the default stream only
     copyFromDeviceBuffer(values.data(),
                          &impl_->scalars_,
                          0,
@@ -358,6 +361,17 @@ GpuForceProviderScalars AlchemiGpuForceProvider::collectScalars()
         }
     }
     return found;
+}
+
+void AlchemiGpuForceProvider::finish()
+{
+    impl_->deviceStream_.synchronize();
+    const int32_t code = impl_->bridge_->finish(impl_->provider_);
+    if (code != AB_OK)
+    {
+        impl_->haveEnergy_ = impl_->haveVirial_ = false;
+    }
+    impl_->check(code);
 }
 
 } // namespace gmx

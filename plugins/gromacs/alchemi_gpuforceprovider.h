@@ -69,7 +69,7 @@ struct AlchemiOptions
  *
  * A list that is too old is refused by launchForces(), with AB_ERROR_STALE: GROMACS' buffer is
  * statistical, and this one is certain. A result that is not finite is seen by the device only:
- * nothing is added then, and the next call throws, or collectScalars() of this step returns zero.
+ * nothing is added then, and collectScalars() of this step throws, finish(), or the next launchForces().
  *
  * launchForces() waits for the device once, when the bridge reads how many pairs are within the
  * cutoff; reinitPairlist() does when the list is checked.
@@ -99,6 +99,7 @@ public:
     void     reinitPairlist(const GpuForceProviderPairlists& pairlists) override;
     void launchForces(const GpuForceProviderInput& input, const GpuForceProviderOutput& output) override;
     GpuForceProviderScalars collectScalars() override;
+    void                    finish() override;
 
 private:
     class Impl;

@@ -22,6 +22,8 @@
  *  do_force(), after fr->gpuForceReduction[Local]->execute() or, without GPU buffer operations,
  *  before postProcessForces():
  *      collectScalars()   steps with computeEnergy or computeVirial; adds nothing by itself
+ *  LegacySimulator::do_md(), before a checkpoint is written and after the last step:
+ *      finish()           says what is wrong with forces of a step that reported no energy
  *
  * What would have to change upstream
  * ----------------------------------
@@ -36,7 +38,8 @@
  *  3. Forces. GpuForceReduction has one slot for a force in natural order (registerRvecForce()),
  *     which PME takes in the local reduction. A list of slots is needed: `forces` of this interface
  *     is then registered in the local and in the non-local reduction, with forcesReadyOnDevice as a
- *     dependency of each. The non-local reduction runs before communicateGpuHaloForces(), so that
+ *     dependency of each. Each reduction that runs consumes the event once, and
+ *     GpuEventSynchronizer counts: see there. The non-local reduction runs before communicateGpuHaloForces(), so that
  *     what belongs to halo atoms goes home with GROMACS' own exchange.
  *  4. Virial steps. StepWorkload::useGpuFBufferOps is false when the virial is computed. Then
  *     `forces` is copied to the host, after forcesReadyOnDevice, and added to
@@ -202,7 +205,14 @@ struct GpuForceProviderOutput
      * Added to what is there. Clear it in the provider's stream, or before it.
      */
     DeviceBuffer<RVec> forces = nullptr;
-    //! Marked in the provider's stream when forces are complete; nullptr if nobody waits for them
+    /*! \brief Marked in the provider's stream when forces are complete; nullptr if nobody waits for them
+     *
+     * Its consumption limits are the caller's: as many as there are reductions that depend on it. A
+     * GpuEventSynchronizer is made for one consumer, (1, 1), and its second one throws; with domains the
+     * local and the non-local reduction consume it, so that it is (2, 2). In a step without reductions
+     * on the GPU what copies the forces to the host is the only consumer: setConsumptionLimits() right
+     * after launchForces(), since marking looks at the limits of the step before.
+     */
     GpuEventSynchronizer* forcesReadyOnDevice = nullptr;
 };
 
@@ -223,7 +233,7 @@ struct GpuForceProviderScalars
  *
  * Calls: reinitAtoms(), reinitPairlist(), launchForces() ... in this order after each search. All of
  * them are made by one thread, and queue work in the provider's stream. None waits for the device but
- * collectScalars(), and what an implementation says of itself.
+ * collectScalars() and finish(), and what an implementation says of itself.
  */
 class IGpuForceProvider
 {
@@ -259,9 +269,16 @@ public:
     /*! \brief Energy and virial of the last launchForces()
      *
      * The only copy from the device. Nothing is copied, and all is zero, if that step did ask for
-     * neither.
+     * neither. Throws what the device found wrong with the results of that step.
      */
     virtual GpuForceProviderScalars collectScalars() = 0;
+
+    /*! \brief Wait for all results, and throw what the device found wrong with the last of them
+     *
+     * launchForces() can only say that of the step before. To be called at the end of the run, and before
+     * anything is written that forces of the last step went into, a checkpoint above all.
+     */
+    virtual void finish() = 0;
 };
 
 } // namespace gmx

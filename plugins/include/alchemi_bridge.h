@@ -25,7 +25,7 @@
  *   `message` then says what was expected, what came and what to do. If `compute` fails, nothing was
  *   added to any buffer, and if `set_pairs` fails the list before is still in use. (On a GPU a result
  *   that is not finite is seen by the device only: nothing is added then either, and the error is
- *   returned by the next `compute`, or by this one if it waits for its results.)
+ *   returned by the next `compute`, by `finish`, or by this one if it waits for its results.)
  * - All memory that is handed over stays the caller's. What `open` gets may go when it returns, but
  *   for `log` and `log_user`. What `set_atoms` and `set_pairs` get may be reused when they return (on
  *   a GPU: in stream order after the stream that they were told). What `compute` gets must stay until
@@ -352,7 +352,8 @@ typedef struct ab_functions {
     int32_t (*requirements)(ab_provider *provider, ab_requirements *requirements);
     /** Take the atoms of this rank; call set_pairs afterwards. */
     int32_t (*set_atoms)(ab_provider *provider, const ab_atoms *atoms);
-    /** Take a new pair list. It belongs to its cell and to the positions of the next compute. */
+    /** Take a new pair list. It belongs to its cell and to the positions of the next compute; that of
+     *  clusters to its own positions, from which those of the next compute may have moved already. */
     int32_t (*set_pairs)(ab_provider *provider, const ab_pairs *pairs);
     /** Evaluate and add to the buffers. */
     int32_t (*compute)(ab_provider *provider, const ab_step *step, const ab_buffers *out);
@@ -367,6 +368,11 @@ typedef struct ab_functions {
     int32_t (*read_setup)(const char *path, const char *text, int64_t n_atoms, ab_setup *setup);
     /** Let go of what `setup` points to; NULL is allowed. */
     void (*release_setup)(ab_setup *setup);
+    /** Wait for the results of all steps so far, and return the error that only the device has noticed
+     *  in the last of them, if nobody was told yet: a step that is the last of a run, or whose energy
+     *  is looked at before the next, has no next `compute` that would return it. On a host `compute`
+     *  has said everything. A table whose struct_size ends before this field does not have it. */
+    int32_t (*finish)(ab_provider *provider);
 } ab_functions;
 
 /** Get the functions: start Python if there is none in the process, and import the bridge.

@@ -245,6 +245,7 @@ CLOSE = CFUNCTYPE(None, c_void_p)
 MESSAGE = CFUNCTYPE(c_void_p)
 READ_SETUP = CFUNCTYPE(c_int32, c_char_p, c_char_p, c_int64, POINTER(Setup))
 RELEASE_SETUP = CFUNCTYPE(None, POINTER(Setup))
+FINISH = CFUNCTYPE(c_int32, c_void_p)
 
 
 class Functions(ctypes.Structure):
@@ -262,6 +263,7 @@ class Functions(ctypes.Structure):
         ("message", MESSAGE),
         ("read_setup", READ_SETUP),
         ("release_setup", RELEASE_SETUP),
+        ("finish", FINISH),
     ]
 
 

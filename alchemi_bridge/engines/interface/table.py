@@ -199,6 +199,10 @@ def _compute(handle: int | None, step: Any, out: Any) -> None:
     )
 
 
+def _finish(handle: int | None) -> None:
+    _session(handle).finish()
+
+
 def _close(handle: int | None) -> None:
     _sessions.pop(handle or 0, None)
     _facts.pop(handle or 0, None)
@@ -241,6 +245,7 @@ def functions() -> structs.Functions:
         message=structs.MESSAGE(_message),
         read_setup=structs.READ_SETUP(_guarded(_read_setup)),
         release_setup=structs.RELEASE_SETUP(_release_setup),
+        finish=structs.FINISH(_guarded(_finish)),
     )
 
 

@@ -49,6 +49,12 @@ public:
 #endif
     }
 
+    void setConsumptionLimits(int minConsumptionCount, int maxConsumptionCount)
+    {
+        min_ = minConsumptionCount;
+        max_ = maxConsumptionCount;
+    }
+
 private:
 #if GMX_GPU_CUDA
     void* event_ = nullptr;
