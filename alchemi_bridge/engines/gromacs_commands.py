@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from alchemi_bridge.domain.ranks import environment_of_one
+from alchemi_bridge.engines import plumed_plugin
 from alchemi_bridge.engines.gromacs_files import TrajectoryFrame, read_trr
 from alchemi_bridge.errors import EvaluationError, InputError, first_line
 
@@ -171,8 +172,6 @@ class Gromacs:
             words += ["-ntmpi", 1]
         words += ["-ntomp", threads, "-pin", "off"]
         if bridge is not None:
-            from alchemi_bridge.engines import plumed_plugin
-
             variables["PLUMED_KERNEL"] = str(plumed_plugin.build())
             words += ["-plumed", bridge]
         (folder / f"{name}.log").unlink(missing_ok=True)

@@ -13,8 +13,8 @@ from ase import Atoms
 
 from alchemi_bridge.engines import gromacs, plugins, plumed_plugin
 from alchemi_bridge.engines.gromacs_box import GromacsBox
-from alchemi_bridge.errors import BridgeError, ConfigurationError, first_line
-from alchemi_bridge.parity.keywords import keywords
+from alchemi_bridge.errors import BridgeError, first_line
+from alchemi_bridge.parity.keywords import keywords, why_no_plugin
 from alchemi_bridge.parity.paths import Evaluator, Job, ParityPath, register
 from alchemi_bridge.parity.results import PathResult
 
@@ -64,20 +64,11 @@ class GromacsPath(ParityPath):
         return None
 
     def refuses(self, job: Job) -> str | None:
-        loaded = job.loaded
-        if "cpu" not in loaded.capabilities.supported_devices:
-            return "the model does not support cpu"
-        if loaded.requested_inputs:
-            return f"the model requests {', '.join(loaded.requested_inputs)}"
-        if not np.isfinite(loaded.interaction_range) and not all(
-            atoms.pbc.all() for atoms in job.frames
-        ):
+        why = why_no_plugin(job, self.name)
+        endless = not np.isfinite(job.loaded.interaction_range)
+        if why is None and endless and not all(atoms.pbc.all() for atoms in job.frames):
             return "GROMACS has no free space, and the model's interaction range is infinite"
-        try:
-            keywords(job.options, self.name)
-        except ConfigurationError as error:
-            return first_line(error)
-        return None
+        return why
 
     def expected(self, job: Job) -> frozenset[str]:
         """Without energies of atoms, for which the interface has no place."""

@@ -5,7 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.errors import ConfigurationError, first_line
+from alchemi_bridge.parity.paths import Job
+
+
+def why_no_plugin(job: Job, path: str) -> str | None:
+    """Why a plugin can not evaluate a job on the CPU, or ``None`` if it can.
+
+    Parameters
+    ----------
+    job
+        What is asked for.
+    path
+        Name of the path, for messages.
+    """
+    loaded = job.loaded
+    if "cpu" not in loaded.capabilities.supported_devices:
+        return "the model does not support cpu"
+    if loaded.requested_inputs:
+        return f"the model requests {', '.join(loaded.requested_inputs)}"
+    try:
+        keywords(job.options, path)
+    except ConfigurationError as error:
+        return first_line(error)
+    return None
 
 
 def keywords(options: Mapping[str, Any], path: str) -> dict[str, str]:
