@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from alchemi_bridge.cli.console import print_json
-from alchemi_bridge.cli.options import add_command, json_option, variants
+from alchemi_bridge.cli.options import add_command, add_file_options, json_option, variants
 
 if TYPE_CHECKING:
     from alchemi_bridge.engines.nnpot.export import Exported
@@ -71,14 +71,7 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="take forces from the model's direct output instead of the energy's gradient",
     )
-    parser.add_argument(
-        "--sha256", metavar="HASH", help="refuse any file with another SHA-256 hash"
-    )
-    parser.add_argument(
-        "--extensions",
-        metavar="DIR",
-        help="directory with the compiled extensions that the model needs",
-    )
+    add_file_options(parser)
     parser.set_defaults(run=run)
 
 
