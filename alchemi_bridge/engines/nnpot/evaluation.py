@@ -23,6 +23,7 @@ from metatomic.torch import (
 
 from alchemi_bridge.engines.nnpot.apart import require_apart
 from alchemi_bridge.engines.nnpot.search import complete_cell, find_pairs
+from alchemi_bridge.engines.nnpot.trial import trial_atoms
 
 Pairs = Tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -96,6 +97,29 @@ class Evaluation(torch.nn.Module):
         self.force = facts.force
         self.connected = facts.connected
         self.dtype = facts.dtype
+
+    def prepared(
+        self,
+        positions: torch.Tensor,
+        numbers: torch.Tensor,
+        box: Optional[torch.Tensor],
+        pbc: Optional[torch.Tensor],
+    ) -> Tuple[int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What both contracts hand over, checked.
+
+        Returns
+        -------
+        trial
+            See :func:`~alchemi_bridge.engines.nnpot.trial.trial_atoms`.
+        positions, types, cell, pbc
+            (N, 3) float64 and (3, 3), in the model's length unit, (N,) int32, and (3,) bool.
+        """
+        self.check_inputs(positions, numbers, box, pbc)
+        trial = trial_atoms(positions, box)
+        kinds = self.known_types(numbers, trial)
+        x = positions.detach().to(torch.float64) * self.length_factor
+        cell, periodic = self.cell_of(x, box, pbc)
+        return trial, x, kinds, cell, periodic
 
     def check_inputs(
         self,

@@ -11,7 +11,6 @@ from alchemi_bridge.engines.nnpot.comparing import pair_numbers
 from alchemi_bridge.engines.nnpot.evaluation import Facts, Pairs
 from alchemi_bridge.engines.nnpot.searching import Searching
 from alchemi_bridge.engines.nnpot.shifts import whole_shifts
-from alchemi_bridge.engines.nnpot.trial import trial_atoms
 
 
 class PairsModule(Searching):
@@ -73,12 +72,8 @@ class PairsModule(Searching):
         energy, forces
             () and (N, 3) float64, kJ/mol and kJ/mol/nm.
         """
-        self.check_inputs(positions, numbers, box, pbc)
+        trial, x, kinds, cell, periodic = self.prepared(positions, numbers, box, pbc)
         self.check_pairs(atom_pairs, pair_shifts)
-        trial = trial_atoms(positions, box)
-        kinds = self.known_types(numbers, trial)
-        x = positions.detach().to(torch.float64) * self.length_factor
-        cell, periodic = self.cell_of(x, box, pbc)
         if trial >= 0:
             return self.evaluate_trial(trial, x, kinds, cell, periodic)
         if not self.is_last_list(atom_pairs, pair_shifts):

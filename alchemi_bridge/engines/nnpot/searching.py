@@ -8,7 +8,6 @@ from metatomic.torch import AtomisticModel
 
 from alchemi_bridge.engines.nnpot.evaluation import Evaluation, Facts, Pairs
 from alchemi_bridge.engines.nnpot.search import complete_cell, find_pairs
-from alchemi_bridge.engines.nnpot.trial import trial_atoms
 
 
 class Searching(Evaluation):
@@ -109,11 +108,7 @@ class SearchingModule(Searching):
         forces
             (N, 3) float64, kJ/mol/nm.
         """
-        self.check_inputs(positions, numbers, box, pbc)
-        trial = trial_atoms(positions, box)
-        kinds = self.known_types(numbers, trial)
-        x = positions.detach().to(torch.float64) * self.length_factor
-        cell, periodic = self.cell_of(x, box, pbc)
+        trial, x, kinds, cell, periodic = self.prepared(positions, numbers, box, pbc)
         if trial >= 0:
             return self.evaluate_trial(trial, x, kinds, cell, periodic)
         x, pairs = self.search(x, cell, periodic)
