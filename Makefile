@@ -99,6 +99,10 @@ demo: .venv/.installed ## compare independent ways of computing the same systems
 doctor: .venv/.installed ## say what is installed here, which devices there are, and what works
 	.venv/bin/alchemi-bridge doctor
 
+.PHONY: gromacs
+gromacs: .venv/.installed ## fetch a stock GROMACS into the cache (Debian's packages, no root), for decks and tests
+	.venv/bin/python -m alchemi_bridge.engines.gromacs_packages
+
 # --- tests --------------------------------------------------------------------------------------
 
 # one thread per worker: the systems are small, and the workers share the cores

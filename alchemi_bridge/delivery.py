@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 
@@ -23,7 +24,7 @@ class Delivery:
     On a host a result that is not finite raises at once. On a GPU the host does not wait for
     results: there nothing is added if one of them is not finite, and the error is raised by
     :meth:`settle`, when the next step has read from the device anyway, or when somebody waits for
-    the step's event.
+    the step's event: to whoever comes first.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ class Delivery:
                 view.add_(rows)
             else:
                 view.index_add_(0, subset, rows)
-        return None if self._open is None else self._open.settle
+        return None if self._open is None else partial(self._settle, self._open)
 
     def _checked(
         self,
@@ -121,9 +122,14 @@ class Delivery:
 
     def settle(self) -> None:
         """Raise :class:`NonFiniteResultError` if the last step had results that are not finite."""
-        last, self._open = self._open, None
-        if last is not None:
-            last.settle()
+        if self._open is not None:
+            self._settle(self._open)
+
+    def _settle(self, results: OpenResults) -> None:
+        """Those of one step; whoever asks next is not told of them again."""
+        if self._open is results:
+            self._open = None
+        results.settle()
 
 
 class OpenResults:

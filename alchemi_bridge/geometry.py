@@ -37,7 +37,7 @@ from alchemi_bridge.neighbors.guard import (
     require_finite,
 )
 from alchemi_bridge.pairs import Candidates, Pairs, Search, decode, find_pairs, reach_of
-from alchemi_bridge.pairs.candidates import require_reach
+from alchemi_bridge.pairs.candidates import reference_of, require_reach
 from alchemi_bridge.stages import stage
 from alchemi_bridge.units import conversion_factor
 
@@ -126,7 +126,7 @@ class Geometry:
         """Take a list, or the order to search when the next positions arrive."""
         cutoff, unit = self.loaded.cutoff, self.loaded.length_unit
         if isinstance(pairs, Search):
-            candidates, skin = None, pairs.skin * self.length
+            candidates, skin, reference = None, pairs.skin * self.length, None
         else:
             reach, skin = reach_of(pairs) * self.length, None
             require_reach(reach, cutoff, unit)
@@ -139,9 +139,21 @@ class Geometry:
                     cell=cell,
                     subset=self.subset,
                 )
+                reference = self._reference_of(pairs, cell)
             self.searches += 1
-        self._candidates, self._skin, self._reference = candidates, skin, None
+        self._candidates, self._skin, self._reference = candidates, skin, reference
         self._cell = cell.scaled(self.length)
+
+    def _reference_of(self, pairs: Pairs, cell: Cell) -> Reference | None:
+        """The geometry that a list was made for, if it says which that was."""
+        positions = reference_of(
+            pairs, n_atoms=self.n_atoms, device=self.loaded.device, subset=self.subset
+        )
+        if positions is None:
+            return None
+        cell = cell.scaled(self.length)
+        moved = advance(positions, None, self.length, cell, None, self.loaded.dtype)
+        return Reference(moved.positions, cell, positions.dtype)
 
     def step(self, positions: torch.Tensor, cell: Cell | None) -> StepGeometry:
         """Neighbours at these positions.
@@ -185,6 +197,7 @@ class Geometry:
         reference = self._reference
         if reference is None:
             # the list belongs to the cell that came with it, and to the positions of the first step
+            # if it does not say where the atoms were
             first = self._advance(positions, self._cell, None)
             require_finite(first.positions, read_facts(first, None), self.names)
             reference = Reference(first.positions.clone(), self._cell)
@@ -195,7 +208,9 @@ class Geometry:
             farther = self.loaded.interaction_range - cutoff
         allowed = reference.allowance(cell, reach + farther, cutoff + farther)
         smallest = max(allowed, 0.0) if cell.same_as(reference.cell) else allowed
-        limit = smallest + reference.rounding(reference.positions.dtype)
+        # coordinates of the search and of now may be rounded differently
+        narrow = torch.float32 in (reference.precision, positions.dtype)
+        limit = smallest + reference.rounding(torch.float32 if narrow else torch.float64)
         geometry, displacement = self._within(positions, cell, reference, limit)
         at_rest = ""
         if geometry is None and self._may_be_at_rest(cell):
@@ -220,8 +235,8 @@ class Geometry:
     def _may_be_at_rest(self, cell: Cell) -> bool:
         """Whether the list may hold for atoms that did not follow the cell.
 
-        Not in its first step: had the cell taken the atoms along since the search, as a barostat
-        does, they would be at rest by definition.
+        Not in a first step whose positions stand for those of the search: had the cell taken the
+        atoms along since then, as a barostat does, they would be at rest by definition.
         """
         return self._reference is not None and not cell.same_as(self._reference.cell)
 

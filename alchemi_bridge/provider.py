@@ -337,6 +337,21 @@ class MetatomicForceProvider:
         # on a GPU nobody has looked at the results yet: who waits for the event does
         return Event.record(device, check=check)
 
+    def finish(self) -> None:
+        """Wait for the results of all steps so far.
+
+        For callers who do not wait for the events of their steps: on a GPU the last step of a run
+        has no next one that would say what was wrong with it.
+
+        Raises
+        ------
+        NonFiniteResultError
+            If a result of the last step is not finite and nobody was told. Nothing was added then.
+        """
+        if self._stream is not None:
+            self._stream.synchronize()
+        self._delivery.settle()
+
     def _prepare(self, step: Step, geometry: Geometry, positions: torch.Tensor) -> StepGeometry:
         """Neighbours of this step."""
         geometry.uncut = self._tuner.mode.uncut

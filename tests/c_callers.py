@@ -182,6 +182,9 @@ class Engine:
         check(self.functions.requirements(self.handle, ctypes.byref(found)))
         return found
 
+    def finish(self) -> None:
+        check(self.functions.finish(self.handle))
+
     def set_atoms(self, types: np.ndarray, **fields: Any) -> None:
         given = sized(structs.Atoms, types=types, **fields)
         check(self.functions.set_atoms(self.handle, ctypes.byref(given)))

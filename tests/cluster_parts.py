@@ -159,3 +159,17 @@ def require_equal(a: Candidates, b: Candidates) -> None:
         first, second = getattr(a, name), getattr(b, name)
         assert first.dtype == second.dtype == torch.int32
         assert torch.equal(first.cpu(), second.cpu()), name
+
+
+def in_one_frame(samples: np.ndarray, rank: Golden, reference: Golden) -> list[brute_force.Key]:
+    """(n_pairs, 5) pairs of a rank with the atoms and shifts of the undivided system."""
+    fractional = (rank.positions[:, None] - reference.positions[None]) @ np.linalg.inv(
+        reference.box
+    )
+    images = np.rint(fractional)
+    atom = np.abs(fractional - images).sum(axis=2).argmin(axis=1)
+    assert len(set(atom)) == len(atom)
+    image = images[np.arange(len(atom)), atom].astype(int)
+    i, j, shift = samples[:, 0], samples[:, 1], samples[:, 2:]
+    there = np.column_stack([atom[i], atom[j], shift + image[j] - image[i]])
+    return [tuple(row) for row in there.tolist()]

@@ -11,6 +11,7 @@ import c_callers as c
 import numpy as np
 import pytest
 from c_callers import BOX, N, opened, places, refused
+from test_delivery import Late
 
 from alchemi_bridge import ClusterPairs, FullPairs, HalfPairs, Search
 from alchemi_bridge import errors as e
@@ -222,6 +223,7 @@ def test_null_everywhere(engine: c.Engine, models: Callable[[str], Path]) -> Non
         lambda: functions.set_atoms(None, c.sized(structs.Atoms)),
         lambda: functions.set_pairs(None, c.sized(structs.Pairs)),
         lambda: functions.compute(None, step, out),
+        lambda: functions.finish(None),
     ):
         with refused(c.PROTOCOL, "NULL"):
             c.check(call())
@@ -384,6 +386,19 @@ def test_models_that_fail(name: str, code: int, models: Callable[[str], Path]) -
         with refused(code):
             engine.compute(positions, BOX, out)
         assert not any(values.any() for values in out.values())
+
+
+def test_what_the_device_finds_after_the_last_step(engine: c.Engine) -> None:
+    """``finish`` says it once; on a host there is nothing to say."""
+    engine.finish()
+    engine.compute(places(), BOX, c.buffers(N))
+    engine.finish()
+    provider = table_module._sessions[engine.handle.value].provider
+    provider._delivery._open = Late(float("nan"))
+    with refused(c.MODEL, "forces of the model", "NaN"):
+        engine.finish()
+    engine.finish()
+    engine.compute(places(), BOX, c.buffers(N))
 
 
 def test_stale_list(models: Callable[[str], Path]) -> None:

@@ -221,7 +221,7 @@ def test_parity_that_can_not_run_is_found(cli: Cli, monkeypatch: pytest.MonkeyPa
 
 def test_libraries_for_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     found = environment_plugins.engine_libraries()
-    for name in ("c", "lammps"):
+    for name in ("c", "plumed", "lammps", "gromacs"):
         assert (found[name] is None) == bool(found[f"{name}_problem"])
     monkeypatch.setattr(environment_plugins.plugins, "shared_python", lambda: None)
     here = {**found, "lammps_installed": True, "lammps": "/there", "shared_python": None}
@@ -230,6 +230,12 @@ def test_libraries_for_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     without = environment_plugins.engine_libraries()
     assert without["c"] is None
     assert "no C++ compiler" in without["c_problem"]
-    assert ("C interface", f"none ({without['c_problem']})") in environment_plugins.facts(without)
+    assert "no C++ compiler" in without["plumed_problem"]
+    facts = environment_plugins.facts(without)
+    assert ("C interface", f"none ({without['c_problem']})") in facts
+    told = {**without, "gromacs": "/there/gmx", "gromacs_version": "2025.2"}
+    assert ("GROMACS", "2025.2 (/there/gmx)") in environment_plugins.facts(told)
+    told["gromacs"], told["gromacs_problem"] = None, "not here"
+    assert ("GROMACS", "none (not here)") in environment_plugins.facts(told)
     if without["lammps_installed"]:
         assert "no C++ compiler" in environment_plugins.warnings(without)[0]

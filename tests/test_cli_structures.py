@@ -13,7 +13,7 @@ from ase.constraints import FixAtoms, FixCartesian
 from cli_runs import save, silicon, with_nan
 
 from alchemi_bridge.cli.extxyz import count_frames, frame_ranges, write_frame
-from alchemi_bridge.cli.structures import read_structure, read_structures
+from alchemi_bridge.engines.structure_files import read_structure, read_structures
 from alchemi_bridge.errors import ConfigurationError, StructureFileError
 
 FRAME = "1\n\nSi 0.0 0.0 0.0\n"

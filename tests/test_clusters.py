@@ -17,6 +17,7 @@ from cluster_parts import (
     Golden,
     expected,
     golden,
+    in_one_frame,
     on_device,
     pruned,
     require_equal,
@@ -28,7 +29,7 @@ from kernel_parts import DEVICES, LAYOUTS, both_ways, same_bits, threads
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.device import DeviceBuffer
 from alchemi_bridge.native import using
-from alchemi_bridge.pairs import Candidates, cluster_arrays, cluster_checks, cluster_rows
+from alchemi_bridge.pairs import cluster_arrays, cluster_checks, cluster_rows
 from alchemi_bridge.pairs.clusters import ClusterPairs, decode_clusters
 
 #: Number of entries in both directions, where it is known from an independent converter.
@@ -163,20 +164,6 @@ def test_subset(way: str) -> None:
     assert found.reach == 9.0
 
 
-def in_one_frame(found: Candidates, rank: Golden, reference: Golden) -> list[brute_force.Key]:
-    """Pairs of a rank with the atoms and shifts of the undivided system."""
-    fractional = (rank.positions[:, None] - reference.positions[None]) @ np.linalg.inv(
-        reference.box
-    )
-    images = np.rint(fractional)
-    atom = np.abs(fractional - images).sum(axis=2).argmin(axis=1)
-    assert len(set(atom)) == len(atom)
-    image = images[np.arange(len(atom)), atom].astype(int)
-    i, j, shift = (part.numpy() for part in (found.first, found.second, found.shifts))
-    there = np.column_stack([atom[i], atom[j], shift + image[j] - image[i]])
-    return [tuple(row) for row in there.tolist()]
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_two_ranks(way: str) -> None:
     """Local and non-local lists of both ranks together are all pairs, each once."""
@@ -198,7 +185,7 @@ def test_two_ranks(way: str) -> None:
             together = [row for part in one_by_one for row in part.samples.tolist()]
             require_same(both, brute_force.keys(np.array(together)))
             sizes += [len(part) for part in one_by_one]
-            found += in_one_frame(both, files[0], reference)
+            found += in_one_frame(both.samples.numpy(), files[0], reference)
     assert sizes == [3806, 1358, 3768, 1370]
     assert len(found) == len(set(found)) == 10302
     assert set(found) == expected("argon216").within(cutoff).keys()

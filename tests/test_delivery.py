@@ -73,6 +73,33 @@ def test_every_step_has_a_check_of_its_own() -> None:
     good.settle()
 
 
+@pytest.mark.parametrize("first", ["event", "finish", "next step"])
+def test_who_asks_first_is_told(model_file, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody else: the step after it has no part in it."""
+    provider = provider_with(model_file, Mode(optimize=False, uncut=False))
+    right, delivery = forces(provider, LATTICE), provider._delivery
+    provider.finish()
+
+    def as_on_a_gpu(sums: object, values: dict[str, torch.Tensor], views: object) -> object:
+        delivery._open = Late(float("nan"))
+        return {name: torch.zeros_like(value) for name, value in values.items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "_checked", as_on_a_gpu)
+        found = np.zeros_like(LATTICE)
+        event = provider.compute(Step(LATTICE, energy=False), ForceBuffers(found))
+    assert not found.any()
+    ask = {
+        "event": event.synchronize,
+        "finish": provider.finish,
+        "next step": lambda: forces(provider, LATTICE),
+    }[first]
+    with pytest.raises(NonFiniteResultError, match="forces of the model"):
+        ask()
+    provider.finish()
+    np.testing.assert_array_equal(forces(provider, LATTICE), right)
+
+
 def test_another_default_device(model_file) -> None:
     """What a user's script sets as torch's default is not what the provider computes on."""
     provider = provider_with(model_file, Mode(optimize=False, uncut=False))

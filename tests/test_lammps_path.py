@@ -11,7 +11,7 @@ from lammps_runs import needs_lammps, run_script
 from alchemi_bridge.engines import lammps_library, lammps_plugin
 from alchemi_bridge.errors import ConfigurationError, EvaluationError
 from alchemi_bridge.parity import cases, paths
-from alchemi_bridge.parity.lammps_worker import keywords
+from alchemi_bridge.parity.lammps_worker import words_of
 from alchemi_bridge.parity.remote import Worker
 from alchemi_bridge.parity.run import Settings, run
 
@@ -127,16 +127,16 @@ def test_options_become_keywords_of_the_pair_style() -> None:
         "non_conservative": True,
         "extensions_directory": "/a folder/b",
     }
-    assert keywords(options) == [
+    assert words_of(options) == [
         "variant/energy", "pbe", "variant/energy_uncertainty", "r2scan", "non_conservative", "on",
         "extensions", '"/a folder/b"',
     ]  # fmt: skip
-    assert keywords({"non_conservative": False, "extensions_directory": None}) == []
-    assert keywords({"variants": {"energy_uncertainty": None}}) == []
+    assert words_of({"non_conservative": False, "extensions_directory": None}) == []
+    assert words_of({"variants": {"energy_uncertainty": None}}) == []
     with pytest.raises(ConfigurationError, match="energy_uncertainty"):
-        keywords({"variants": {"energy": "pbe", "energy_uncertainty": None}})
+        words_of({"variants": {"energy": "pbe", "energy_uncertainty": None}})
     with pytest.raises(ConfigurationError, match="unknown"):
-        keywords({"unknown": 1})
+        words_of({"unknown": 1})
 
 
 def test_a_worker_that_crashes_is_an_error_with_its_last_words() -> None:

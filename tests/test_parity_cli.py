@@ -120,7 +120,9 @@ def test_own_model_and_structures(
     assert {"name": "oracle", "reason": "there is no oracle for a model of yours"} in case[
         "skipped"
     ]
-    assert all(path["max_energies_error"] is not None for path in case["paths"])
+    # the interface to GROMACS has no place for energies of atoms
+    without = {p["name"] for p in case["paths"] if p["max_energies_error"] is None}
+    assert without <= {"gromacs"}
 
 
 def test_own_molecule_and_index(
@@ -310,7 +312,10 @@ def python(script: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["parity", "--help"], ["fly"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["parity", "--help"], ["export", "--help"], ["fly"]],
+)
 def test_help_and_usage_do_not_load_torch(arguments: list[str]) -> None:
     script = (
         "import sys\nfrom alchemi_bridge.cli.main import main\n"

@@ -237,10 +237,12 @@ def test_command(cli: Cli, cache: Path) -> None:
 def test_include_builds_nothing(cli: Cli, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compiling.COMPILER_VARIABLE, "")
     assert cli("plugin", "c", "--include").status == 0
+    sources = Path(cli("plugin", "gromacs").stdout.strip())
+    assert (sources / "igpuforceprovider.h").is_file()
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("arguments", [(), ("gromacs",), ("c", "lammps")])
+@pytest.mark.parametrize("arguments", [(), ("amber",), ("c", "lammps")])
 def test_wrong_use(arguments: tuple[str, ...], cli: Cli) -> None:
     run = cli("plugin", *arguments)
     assert run.status == 2

@@ -137,7 +137,7 @@ def _measure(args: argparse.Namespace, options: Options) -> list[BenchRow]:
     if args.model is not None:
         import torch
 
-        from alchemi_bridge.cli.structures import read_structure
+        from alchemi_bridge.engines.structure_files import read_structure
 
         if options.threads is not None:
             torch.set_num_threads(options.threads)

@@ -88,7 +88,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command (see the module's ``--help``)."""
     from alchemi_bridge.cli.evaluate_frames import Evaluator
-    from alchemi_bridge.cli.structures import read_structures
+    from alchemi_bridge.engines.structure_files import read_structures
 
     # missing and unknown files show before the model is loaded, not after a thousand frames
     for structure in args.structures:
@@ -177,7 +177,7 @@ def _output_files(args: argparse.Namespace) -> list[Path]:
 def _results(args: argparse.Namespace, evaluator: Evaluator, structure: Path) -> Iterator[Result]:
     """Results of all frames of one file, in batches, without ever holding all frames."""
     from alchemi_bridge.cli.extxyz import count_frames
-    from alchemi_bridge.cli.structures import read_structures
+    from alchemi_bridge.engines.structure_files import read_structures
 
     frames = progress(
         read_structures(structure, args.index),
@@ -196,7 +196,7 @@ def _evaluate(
     evaluator: Evaluator, structure: Path, index: str, numbers: list[int], batch: list[Atoms]
 ) -> Iterator[Result]:
     """Results of a batch; if it fails, of its frames one by one up to the one at fault."""
-    from alchemi_bridge.cli.structures import frame_label
+    from alchemi_bridge.engines.structure_files import frame_label
 
     try:
         yield from evaluator.evaluate(str(structure), numbers, batch)

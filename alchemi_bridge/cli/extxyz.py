@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian
 from ase.io.extxyz import output_column_format
 
-from alchemi_bridge.cli.structures import parse_index
+from alchemi_bridge.engines.structure_files import parse_index
 
 #: Format of real numbers: float64 -> text -> float64 is exact.
 EXACT_FORMAT = "%.17g"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from alchemi_bridge.cli.console import print_json, print_table, printable, stdout_console
-from alchemi_bridge.cli.options import add_command, json_option
+from alchemi_bridge.cli.options import add_command, add_file_options, json_option
 from alchemi_bridge.errors import UntrustedModelError
 
 if TYPE_CHECKING:
@@ -34,14 +34,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--records-only", action="store_true", help="show what the file says; do not load the model"
     )
-    parser.add_argument(
-        "--sha256", metavar="HASH", help="refuse any file with another SHA-256 hash"
-    )
-    parser.add_argument(
-        "--extensions",
-        metavar="DIR",
-        help="directory with the compiled extensions that the model needs",
-    )
+    add_file_options(parser)
     parser.set_defaults(run=run)
 
 

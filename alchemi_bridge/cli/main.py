@@ -40,6 +40,7 @@ COMMANDS = {
     "md": "molecular dynamics or relaxation of a structure",
     "parity": "do all ways of computing the same thing agree, and how fast are they",
     "verify": "is a model consistent: gradients, invariances, smoothness, extensivity",
+    "export": "write a model as a file for another program (GROMACS' nnpot module)",
     "plugin": "build the library for an engine (C interface, LAMMPS), and print its path",
     "bench": "what a step costs, against metatomic-ase and the model alone",
 }

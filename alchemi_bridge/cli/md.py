@@ -122,8 +122,8 @@ def run(args: argparse.Namespace) -> int:
     from alchemi_bridge.cli import md_start
     from alchemi_bridge.cli.md_dynamics import StopSignals, run_dynamics
     from alchemi_bridge.cli.md_record import Recorder
-    from alchemi_bridge.cli.structures import read_structure
     from alchemi_bridge.engines.ase import BridgeCalculator
+    from alchemi_bridge.engines.structure_files import read_structure
     from alchemi_bridge.uncertainty import UncertaintyWarning
 
     settings = Settings.from_arguments(args)

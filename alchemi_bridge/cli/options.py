@@ -87,6 +87,18 @@ def json_option() -> argparse.ArgumentParser:
     return parser
 
 
+def add_file_options(parser: argparse._ActionsContainer) -> None:
+    """``--sha256`` and ``--extensions``: what a model file is, and what it needs."""
+    parser.add_argument(
+        "--sha256", metavar="HASH", help="refuse any file with another SHA-256 hash"
+    )
+    parser.add_argument(
+        "--extensions",
+        metavar="DIR",
+        help="directory with the compiled extensions that the model needs",
+    )
+
+
 def model_options(
     *,
     model: bool = True,
@@ -117,12 +129,7 @@ def model_options(
             "--device",
             help="torch device, such as cpu or cuda:1 (default: the model's first choice)",
         )
-    group.add_argument("--sha256", metavar="HASH", help="refuse any file with another SHA-256 hash")
-    group.add_argument(
-        "--extensions",
-        metavar="DIR",
-        help="directory with the compiled extensions that the model needs",
-    )
+    add_file_options(group)
     group.add_argument(
         "--variant",
         metavar="[OUTPUT=]NAME",

@@ -173,7 +173,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
 
     if not args.model:
         return cases.select(args.case, quick=args.quick)
-    from alchemi_bridge.cli.structures import frame_label, read_structures
+    from alchemi_bridge.engines.structure_files import frame_label, read_structures
 
     names = _distinct_names(args.structures)
 

@@ -115,7 +115,7 @@ def _seed(text: str) -> int:
 def _structure(args: argparse.Namespace) -> Atoms | None:
     if args.structure is None:
         return None
-    from alchemi_bridge.cli.structures import read_structure
+    from alchemi_bridge.engines.structure_files import read_structure
 
     return read_structure(args.structure, args.index)
 

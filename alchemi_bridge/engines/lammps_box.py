@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from ase.data import atomic_masses
 
 from alchemi_bridge.cell import Cell
+from alchemi_bridge.engines.boxes import Computed
 from alchemi_bridge.engines.lammps_frame import Frame, require_positions
 from alchemi_bridge.engines.lammps_library import command, start
 from alchemi_bridge.errors import ConfigurationError, EvaluationError
@@ -31,28 +31,6 @@ BEYOND = 0.4
 
 #: LAMMPS' own numbers for what is asked for.
 _DOUBLE, _INT, _GLOBAL, _VECTOR = 1, 0, 0, 1
-
-
-@dataclass(frozen=True)
-class Computed:
-    """What LAMMPS computed for a structure, float64, in its order and frame.
-
-    Attributes
-    ----------
-    energy
-        eV.
-    forces
-        (N, 3), eV/Å.
-    virial
-        (3, 3) dE/d(strain), eV, tensile positive; None if it was not asked for.
-    energies
-        (N,) eV; None if they were not asked for.
-    """
-
-    energy: float
-    forces: np.ndarray
-    virial: np.ndarray | None = None
-    energies: np.ndarray | None = None
 
 
 class LammpsBox:

@@ -66,7 +66,7 @@ def find_files(
         No folder was named, or a symbolic link leads out of it.
     """
     root = None if extensions_directory is None else _folder(extensions_directory)
-    loaded = _loaded_file_names() if libraries else frozenset()
+    loaded = {file.name for file in loaded_files()} if libraries else set()
     files: list[Path] = []
     refused: list[str] = []
     for library in libraries:
@@ -194,8 +194,8 @@ def _find(label: str, library: Extension, root: Path) -> Path:
     return file
 
 
-def _loaded_file_names() -> frozenset[str]:
-    """File names of the libraries in this process, where the system tells."""
+def loaded_files() -> frozenset[Path]:
+    """Files of the libraries in this process, where the system tells."""
     import torch
 
     paths = [str(path) for path in torch.ops.loaded_libraries]
@@ -206,4 +206,4 @@ def _loaded_file_names() -> frozenset[str]:
                 # only what is mapped as code was opened as a library
                 if len(fields) == 6 and "x" in fields[1] and fields[5].startswith("/"):
                     paths.append(fields[5])
-    return frozenset(Path(path).name for path in paths)
+    return frozenset(Path(path) for path in paths)

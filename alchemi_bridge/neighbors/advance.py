@@ -40,6 +40,8 @@ class Reference:
         Cell of the same moment.
     extent
         Largest absolute coordinate; zero without atoms.
+    precision
+        In which the engine knew the positions: that of ``positions`` or a narrower one.
     drift
         Common displacement that is left out; any three numbers are right, those close to the
         middle of all displacements make a list last longest.
@@ -48,8 +50,11 @@ class Reference:
     #: Whether displacements are those that are left when the cell has taken the atoms along.
     _follows = True
 
-    def __init__(self, positions: torch.Tensor, cell: Cell) -> None:
+    def __init__(
+        self, positions: torch.Tensor, cell: Cell, precision: torch.dtype | None = None
+    ) -> None:
         self.positions, self.cell = positions, cell
+        self.precision = precision or positions.dtype
         self.extent = float(positions.abs().amax()) if len(positions) else 0.0
         self.drift = (0.0, 0.0, 0.0)
         self._frame: tuple[Cell, torch.Tensor, bool] | None = None
@@ -125,6 +130,7 @@ class AtRest(Reference):
 
     def __init__(self, searched: Reference) -> None:
         self.positions, self.cell = searched.positions, searched.cell
+        self.precision = searched.precision
         self.extent, self.spans = searched.extent, searched.spans
         self.drift = (0.0, 0.0, 0.0)
         self._frame = None

@@ -10,7 +10,7 @@ import torch
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.device import DeviceBuffer
 from alchemi_bridge.errors import PairListError
-from alchemi_bridge.pairs.clusters import ClusterPairs, decode_clusters
+from alchemi_bridge.pairs.clusters import ClusterPairs, decode_clusters, searched_at
 from alchemi_bridge.pairs.ghosts import GhostPairs, decode_ghosts
 from alchemi_bridge.pairs.lists import FullPairs, HalfPairs, Search
 from alchemi_bridge.pairs.matrix import NeighborMatrix, decode_matrix
@@ -89,6 +89,27 @@ def decode(
     if isinstance(pairs, NeighborMatrix):
         return decode_matrix(pairs, **rest)
     return decode_clusters(pairs, **rest)
+
+
+def reference_of(
+    pairs: Pairs,
+    *,
+    n_atoms: int,
+    device: torch.device,
+    subset: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    """Positions for which a list was made, if it has those of all atoms.
+
+    Parameters are those of :func:`decode`, which must have accepted the list.
+
+    Returns
+    -------
+    torch.Tensor or None
+        (n_seen, 3) float32 or float64 of the atoms that the model sees, in the engine's unit.
+    """
+    if not isinstance(pairs, ClusterPairs | Sequence):
+        return None
+    return searched_at(pairs, n_atoms=n_atoms, device=device, subset=subset)
 
 
 def _decoded(

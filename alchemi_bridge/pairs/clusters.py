@@ -73,7 +73,8 @@ class ClusterPairs:
         (n_slots,) int32 atom of each slot, -1 for a slot without one.
     x
         (n_slots, 3) or (n_slots, 4) float32 or float64 coordinates in the order of the slots, with
-        any strides, in the engine's length unit: those that the list was made for.
+        any strides, in the engine's length unit: those that the list was made for. Displacements
+        are counted from them, and atoms that were wrapped since then are found by them.
     reach
         Pairs closer than this are decoded, in the engine's length unit. At most ``rlist``.
     rlist
@@ -274,6 +275,38 @@ def expansion(
             cluster_rows.fill_kept(one, codes, cursor, second, code)
 
     return size, table, count, fill
+
+
+def searched_at(
+    pairs: ClusterPairs | Sequence[ClusterPairs],
+    *,
+    n_atoms: int,
+    device: torch.device,
+    subset: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Coordinates that the lists were made for, in the order of the atoms.
+
+    Parameters
+    ----------
+    pairs, n_atoms, device, subset
+        As for :func:`decode_clusters`, which has checked them: every atom has a slot.
+
+    Returns
+    -------
+    torch.Tensor
+        (n_seen, 3) of the atoms that the model sees, in the engine's length unit and in the
+        precision of the lists, in memory of our own.
+    """
+    lists = _listed(pairs)
+    place, size = cluster_arrays.numbering(subset, n_atoms, device)
+    read = [cluster_arrays.read(one, one.layout, device) for one in lists]
+    dtype = torch.float32 if any(one.x.dtype == torch.float32 for one in read) else torch.float64
+    # one more row, for slots without an atom: to leave them out would need a read from the device
+    found = torch.zeros((size + 1, 3), dtype=dtype, device=device)
+    for one in read:
+        rows = cluster_arrays.places(one, place)
+        found[torch.where(rows >= 0, rows, size).long()] = one.x.to(dtype)
+    return found[:size]
 
 
 @cache

@@ -11,22 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.constants as si
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 
 from alchemi_bridge.contract import Atoms as EngineAtoms
 from alchemi_bridge.contract import Cell, ForceBuffers, Step
+from alchemi_bridge.engines.boxes import same_system
+from alchemi_bridge.engines.gromacs_files import KJ_PER_MOL, NM
 from alchemi_bridge.pairs import FullPairs, HalfPairs
 from alchemi_bridge.parity.paths import Evaluator, Job, ParityPath, Stopwatch, register
 from alchemi_bridge.parity.results import PathResult
 from alchemi_bridge.provider import MetatomicForceProvider
 from alchemi_bridge.units import Units
 
-#: nm in Å.
-NM = si.nano / si.angstrom
-#: kJ/mol in eV; all three constants are exact in the SI since 2019.
-KJ_PER_MOL = si.kilo / (si.N_A * si.eV)
 #: How far the engine's list reaches beyond the model's cutoff, nm.
 SKIN = 0.1
 
@@ -101,7 +98,7 @@ class _EngineEvaluator(Evaluator):
 
     def _search_if_needed(self, atoms: Atoms) -> None:
         last = self._searched
-        if last is not None and _same_system(last, atoms):
+        if last is not None and same_system(last, atoms):
             moved = np.linalg.norm(atoms.positions - last.positions, axis=1).max(initial=0.0)
             if moved / NM < 0.5 * SKIN:
                 return
@@ -124,14 +121,6 @@ class _EngineEvaluator(Evaluator):
         )
         self._provider.set_pairs(pairs, Cell.of(atoms.cell.array / NM, atoms.pbc))
         self._searched = atoms.copy()
-
-
-def _same_system(a: Atoms, b: Atoms) -> bool:
-    return (
-        np.array_equal(a.numbers, b.numbers)
-        and np.array_equal(a.cell.array, b.cell.array)
-        and np.array_equal(a.pbc, b.pbc)
-    )
 
 
 def _one_of_each(first: np.ndarray, second: np.ndarray, shifts: np.ndarray) -> np.ndarray:

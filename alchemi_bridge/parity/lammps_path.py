@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 
 from alchemi_bridge.engines import lammps_library, lammps_plugin
-from alchemi_bridge.errors import BridgeError, ConfigurationError, first_line
+from alchemi_bridge.errors import BridgeError, first_line
 from alchemi_bridge.parity.cases import LENNARD_JONES, STILLINGER_WEBER
-from alchemi_bridge.parity.lammps_worker import keywords, numbers_of
+from alchemi_bridge.parity.keywords import why_no_plugin
+from alchemi_bridge.parity.lammps_worker import numbers_of
 from alchemi_bridge.parity.paths import Evaluator, Job, ParityPath, register
 from alchemi_bridge.parity.remote import RemoteEvaluator, Worker, worker
 
@@ -48,16 +49,7 @@ class LammpsPath(ParityPath):
         return None
 
     def refuses(self, job: Job) -> str | None:
-        loaded = job.loaded
-        if "cpu" not in loaded.capabilities.supported_devices:
-            return "the model does not support cpu"
-        if loaded.requested_inputs:
-            return f"the model requests {', '.join(loaded.requested_inputs)}"
-        try:
-            keywords(job.options)
-        except ConfigurationError as error:
-            return first_line(error)
-        return None
+        return why_no_plugin(job, self.name)
 
     def prepare(self, job: Job) -> Evaluator:
         return RemoteEvaluator(

@@ -14,8 +14,8 @@ from ase.data import chemical_symbols
 from alchemi_bridge.engines import lammps_plugin
 from alchemi_bridge.engines.lammps_box import LammpsBox, PairCommands
 from alchemi_bridge.engines.lammps_library import start
-from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.parity.cases import LENNARD_JONES, STILLINGER_WEBER, Potential
+from alchemi_bridge.parity.keywords import keywords
 from alchemi_bridge.parity.paths import Evaluator
 from alchemi_bridge.parity.remote import serve
 from alchemi_bridge.parity.results import PathResult
@@ -61,7 +61,7 @@ def _alchemi(
         lammps_plugin.load(lmp)
         return lmp
 
-    style = " ".join([f"pair_style alchemi {quoted(model_file)}", "device cpu", *keywords(options)])
+    style = " ".join([f"pair_style alchemi {quoted(model_file)}", "device cpu", *words_of(options)])
 
     def pair(kinds: Sequence[int]) -> list[str]:
         return [style, "pair_coeff * * " + " ".join(map(str, kinds))]
@@ -74,48 +74,15 @@ def quoted(text: str) -> str:
     return f'"{text}"' if any(c.isspace() or c in "#&$'" for c in text) else text
 
 
-def keywords(options: Mapping[str, Any]) -> list[str]:
-    """The calculators' options as the pair style's keywords.
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """The calculators' options as words of the pair style.
 
     Raises
     ------
     ConfigurationError
         If there is no keyword for one of them.
     """
-    words: list[str] = []
-    for name, value in options.items():
-        if value is None or (name == "non_conservative" and value is False):
-            continue
-        if name == "variants":
-            words += _variants(value)
-        elif name == "non_conservative":
-            words += [name, "on" if value is True else str(value)]
-        elif name == "extensions_directory":
-            words += ["extensions", quoted(str(value))]
-        else:
-            raise ConfigurationError(
-                f"option '{name}'",
-                expected="one that the pair style has a keyword for",
-                got=repr(value),
-                fix="leave the path 'lammps' out",
-            )
-    return words
-
-
-def _variants(variants: Mapping[str, str | None]) -> list[str]:
-    """Keywords of variants. An output without one can not be named where the energy has one."""
-    words: list[str] = []
-    for output, variant in variants.items():
-        if variant is not None:
-            words += [f"variant/{output}", variant]
-        elif variants.get("energy") is not None:
-            raise ConfigurationError(
-                f"variant of '{output}'",
-                expected="a name: in the pair style it follows the energy, which has a variant",
-                got="None",
-                fix="leave the path 'lammps' out",
-            )
-    return words
+    return [word for pair in keywords(options, "lammps").items() for word in map(quoted, pair)]
 
 
 def _native(name: str, numbers: Mapping[str, Any], expected: Collection[str]) -> BoxEvaluator:

@@ -143,9 +143,15 @@ def unregister(name: str) -> None:
 def registered() -> dict[str, ParityPath]:
     """All paths by name, in the order in which they joined."""
     # the built-in ones join when their module is imported
-    from alchemi_bridge.parity import builtin_paths, engine_path, lammps_path, mpi_path
+    from alchemi_bridge.parity import (
+        builtin_paths,
+        engine_path,
+        gromacs_path,
+        lammps_path,
+        mpi_path,
+    )
 
-    del builtin_paths, engine_path, lammps_path, mpi_path
+    del builtin_paths, engine_path, gromacs_path, lammps_path, mpi_path
     return dict(_REGISTRY)
 
 

@@ -25,7 +25,7 @@
  *   `message` then says what was expected, what came and what to do. If `compute` fails, nothing was
  *   added to any buffer, and if `set_pairs` fails the list before is still in use. (On a GPU a result
  *   that is not finite is seen by the device only: nothing is added then either, and the error is
- *   returned by the next `compute`, or by this one if it waits for its results.)
+ *   returned by the next `compute`, by `finish`, or by this one if it waits for its results.)
  * - All memory that is handed over stays the caller's. What `open` gets may go when it returns, but
  *   for `log` and `log_user`. What `set_atoms` and `set_pairs` get may be reused when they return (on
  *   a GPU: in stream order after the stream that they were told). What `compute` gets must stay until
@@ -313,6 +313,35 @@ typedef struct ab_buffers {
 /** A handle; not an address that could be read. */
 typedef struct ab_provider ab_provider;
 
+/** What a setup file says: for engines whose own input has no place for it. The file is text, with a
+ *  keyword and its values in each line, and `#` before comments; paths in it are relative to its folder.
+ *  - model FILE: the metatomic model;
+ *  - which atoms the model sees: `atoms all` (the default), `atoms 1-10,15` (numbered from 1), or
+ *    `group INDEX.ndx NAME`, a group of an index file of GROMACS;
+ *  - which elements they are: `species Ar` for all of them, `species O H H ...` one for each of them,
+ *    `structure FILE` (any file with elements that ASE reads, with all atoms of the engine), or
+ *    `topology FILE` (what `gmx grompp -pp` writes, with atomic numbers of the atom types);
+ *  - energies FILE: where the engine's plugin writes the energy of the model; `energies none`: nowhere;
+ *  - every N: how often it does;
+ *  - periodic on|off|xy...: the periodic directions, where the engine does not tell them. If it gives
+ *    a box vector for one that is not, `unchecked` after it says that atoms are never moved across;
+ *  - skin LENGTH UNIT: of the provider's search, such as `skin 1 angstrom`;
+ *  - and the keywords of ab_options. */
+typedef struct ab_setup {
+    uint32_t struct_size;
+    int32_t n_keywords;
+    const char *model;
+    const char *const *keywords; /**< as in ab_options */
+    const char *energies;        /**< path; NULL for none */
+    const int64_t *atoms;        /**< n_atoms indices into the engine's atoms, ascending */
+    const int32_t *types;        /**< n_atoms atomic numbers */
+    int64_t n_atoms;
+    int64_t every;
+    double skin;                 /**< nm */
+    int32_t periodic[3];         /**< 1, 0, or -1 if the file does not say */
+    int32_t unchecked;           /**< 1 if directions that are not periodic need no room in the box */
+} ab_setup;
+
 /** The functions. */
 typedef struct ab_functions {
     uint32_t struct_size;
@@ -323,7 +352,8 @@ typedef struct ab_functions {
     int32_t (*requirements)(ab_provider *provider, ab_requirements *requirements);
     /** Take the atoms of this rank; call set_pairs afterwards. */
     int32_t (*set_atoms)(ab_provider *provider, const ab_atoms *atoms);
-    /** Take a new pair list. It belongs to its cell and to the positions of the next compute. */
+    /** Take a new pair list. It belongs to its cell and to the positions of the next compute; that of
+     *  clusters to its own positions, from which those of the next compute may have moved already. */
     int32_t (*set_pairs)(ab_provider *provider, const ab_pairs *pairs);
     /** Evaluate and add to the buffers. */
     int32_t (*compute)(ab_provider *provider, const ab_step *step, const ab_buffers *out);
@@ -332,6 +362,17 @@ typedef struct ab_functions {
     /** What the last call of this thread that failed had to say, UTF-8; valid until the next one
      *  that fails. */
     const char *(*message)(void);
+    /** Read a setup file for an engine with `n_atoms` atoms. With `text` its contents are taken from
+     *  there, and `path` only tells where other files lie. The caller has set struct_size; pointers
+     *  stay valid until `release_setup`. */
+    int32_t (*read_setup)(const char *path, const char *text, int64_t n_atoms, ab_setup *setup);
+    /** Let go of what `setup` points to; NULL is allowed. */
+    void (*release_setup)(ab_setup *setup);
+    /** Wait for the results of all steps so far, and return the error that only the device has noticed
+     *  in the last of them, if nobody was told yet: a step that is the last of a run, or whose energy
+     *  is looked at before the next, has no next `compute` that would return it. On a host `compute`
+     *  has said everything. A table whose struct_size ends before this field does not have it. */
+    int32_t (*finish)(ab_provider *provider);
 } ab_functions;
 
 /** Get the functions: start Python if there is none in the process, and import the bridge.

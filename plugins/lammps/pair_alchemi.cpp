@@ -22,8 +22,6 @@
 #include "update.h"
 #include "utils.h"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -38,8 +36,6 @@ namespace {
 // box has shrunk so far, or an atom moved against it, that a pair may be missing; LAMMPS measures that
 // otherwise, and must not be refused where it sees no need for a new list.
 constexpr double SHRINKING = 0.01;
-
-constexpr int MESSAGE_SIZE = 4096;
 
 // Places of xx, yy, zz, xy, xz, yz in a 3 x 3 tensor.
 constexpr int ROW[6] = {0, 1, 2, 0, 0, 1}, COLUMN[6] = {0, 1, 2, 1, 2, 2};
@@ -60,27 +56,6 @@ const UnitStyle *unit_style(const char *name)
   for (const auto &style : UNITS)
     if (strcmp(style.name, name) == 0) return &style;
   return nullptr;
-}
-
-// The library with the function table: named by whoever started this process, or known from the build.
-const ab_functions *load_bridge(std::string &problem)
-{
-  const char *path = getenv("ALCHEMI_BRIDGE_LIBRARY");
-  if (!path || !*path) path = AB_LIBRARY;
-  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (!library) {
-    problem = dlerror();
-    return nullptr;
-  }
-  auto get = reinterpret_cast<ab_get_functions>(dlsym(library, ALCHEMI_BRIDGE_SYMBOL));
-  if (!get) {
-    problem = std::string(path) + " has no " + ALCHEMI_BRIDGE_SYMBOL;
-    return nullptr;
-  }
-  char message[MESSAGE_SIZE] = "";
-  const ab_functions *functions = get(ALCHEMI_BRIDGE_VERSION, message, sizeof message);
-  problem = message;
-  return functions;
 }
 
 }    // namespace
@@ -146,7 +121,7 @@ void PairAlchemi::agree(int32_t code, const char *own_message)
   if (all[1] == 0) tell_warnings();
   const int failed = all[0];
   if (failed == comm->nprocs) return;
-  char text[MESSAGE_SIZE] = "";
+  char text[alchemi_bridge::MESSAGE_SIZE] = "";
   if (comm->me == failed) {
     std::string message = own_message ? own_message : bridge->message();
     if (code == AB_ERROR_STALE)
@@ -224,7 +199,7 @@ void PairAlchemi::open()
                "one of these",
                (const char *) update->unit_style);
   std::string problem;
-  if (!bridge) bridge = load_bridge(problem);
+  if (!bridge) bridge = alchemi_bridge::load(alchemi_bridge::library_or(AB_LIBRARY), problem);
   agree(bridge ? AB_OK : AB_ERROR_INTERNAL, problem.c_str());
 
   // ranks of a node share its GPUs
@@ -391,23 +366,23 @@ void PairAlchemi::compute(int eflag, int vflag)
 
   ab_step step = {};
   step.struct_size = sizeof step;
-  step.positions = array_of(n_atoms ? atom->x[0] : nowhere, AB_FLOAT64, {n_atoms, 3});
+  step.positions = describe(n_atoms ? atom->x[0] : nowhere, AB_FLOAT64, {n_atoms, 3});
   fill_cell(step.cell, step.periodic);
 
   ab_buffers out = {};
   out.struct_size = sizeof out;
   if (buffered) {
     force_buffer.assign(3 * static_cast<size_t>(std::max(n_all, 1)), 0.0);
-    out.forces = array_of(force_buffer.data(), AB_FLOAT64, {n_atoms, 3});
+    out.forces = describe(force_buffer.data(), AB_FLOAT64, {n_atoms, 3});
   } else {
-    out.forces = array_of(n_atoms ? atom->f[0] : nowhere, AB_FLOAT64, {n_atoms, 3});
+    out.forces = describe(n_atoms ? atom->f[0] : nowhere, AB_FLOAT64, {n_atoms, 3});
   }
-  if (eflag_global) out.energy = array_of(&energy, AB_FLOAT64, {1});
-  if (vflag_global) out.virial = array_of(stress, AB_FLOAT64, {3, 3});
-  if (eflag_atom) out.energies = array_of(n_atoms ? eatom : nowhere, AB_FLOAT64, {n_atoms});
+  if (eflag_global) out.energy = describe(&energy, AB_FLOAT64, {1});
+  if (vflag_global) out.virial = describe(stress, AB_FLOAT64, {3, 3});
+  if (eflag_atom) out.energies = describe(n_atoms ? eatom : nowhere, AB_FLOAT64, {n_atoms});
   if (vflag_atom) {
     virial_buffer.assign(9 * static_cast<size_t>(std::max(n_all, 1)), 0.0);
-    out.virials = array_of(virial_buffer.data(), AB_FLOAT64, {n_atoms, 3, 3});
+    out.virials = describe(virial_buffer.data(), AB_FLOAT64, {n_atoms, 3, 3});
   }
   asks_virials = vflag_atom != 0;
   agree(bridge->compute(provider, &step, &out), nullptr);

@@ -7,10 +7,8 @@
 #ifndef LMP_PAIR_ALCHEMI_INTERNAL_H
 #define LMP_PAIR_ALCHEMI_INTERNAL_H
 
-#include "alchemi_bridge.h"
+#include "alchemi_bridge_loader.h"
 
-#include <algorithm>
-#include <initializer_list>
 #include <map>
 #include <vector>
 
@@ -23,25 +21,12 @@ namespace alchemi {
 // An atom whose energy does not count never takes the place of one whose energy does, however near.
 constexpr double NEVER_THERE = 1.0e-6;
 
-inline ab_array array_of(const void *data, ab_dtype dtype, std::initializer_list<int64_t> extents)
-{
-  ab_array array = {};
-  array.data = const_cast<void *>(data);
-  array.dtype = dtype;
-  array.ndim = static_cast<int32_t>(extents.size());
-  std::copy(extents.begin(), extents.end(), array.extent);
-  int64_t stride = 1;
-  for (int axis = array.ndim - 1; axis >= 0; --axis) {
-    array.stride[axis] = stride;
-    stride *= array.extent[axis];
-  }
-  return array;
-}
+using alchemi_bridge::describe;
 
-inline ab_array array_of(const std::vector<int32_t> &values)
+inline ab_array describe(const std::vector<int32_t> &values)
 {
   static int32_t nothing = 0;    // an empty array has an address, too: it is given
-  return array_of(values.empty() ? &nothing : values.data(), AB_INT32,
+  return describe(values.empty() ? &nothing : values.data(), AB_INT32,
                   {static_cast<int64_t>(values.size())});
 }
 

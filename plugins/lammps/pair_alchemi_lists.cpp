@@ -292,11 +292,11 @@ void PairAlchemi::hand_over_pairs(double moved)
 
   ab_atoms atoms = {};
   atoms.struct_size = sizeof atoms;
-  atoms.types = array_of(numbers);
-  if (has_subset) atoms.subset = array_of(subset);
-  if (!alone) atoms.selected = array_of(selected);
+  atoms.types = describe(numbers);
+  if (has_subset) atoms.subset = describe(subset);
+  if (!alone) atoms.selected = describe(selected);
   static const tagint no_tag = 0;
-  atoms.ids = array_of(n_atoms ? atom->tag : &no_tag, sizeof(tagint) == 8 ? AB_INT64 : AB_INT32,
+  atoms.ids = describe(n_atoms ? atom->tag : &no_tag, sizeof(tagint) == 8 ? AB_INT64 : AB_INT32,
                        {n_atoms});
   agree(bridge->set_atoms(provider, &atoms), nullptr);
 
@@ -309,19 +309,19 @@ void PairAlchemi::hand_over_pairs(double moved)
   pairs.reach = std::max(needs.pair_range, needs.pair_range + neighbor->skin + slack() - moved);
   pairs.n_local = n_local;
   pairs.index_mask = NEIGHMASK;
-  pairs.owners = array_of(owners);
-  pairs.positions = array_of(n_all ? atom->x[0] : nowhere, AB_FLOAT64, {n_all, 3});
+  pairs.owners = describe(owners);
+  pairs.positions = describe(n_all ? atom->x[0] : nowhere, AB_FLOAT64, {n_all, 3});
   if (!alone) {
     find_margins();
     static const double no_margin = 0.0;
-    pairs.margin = array_of(n_all ? margin.data() : &no_margin, AB_FLOAT64, {n_all});
+    pairs.margin = describe(n_all ? margin.data() : &no_margin, AB_FLOAT64, {n_all});
   }
   collect_rows();
-  pairs.rows = array_of(rows);
+  pairs.rows = describe(rows);
   const int n_counts = rows.empty() ? 0 : 1 + *std::max_element(rows.begin(), rows.end());
   static const int no_count = 0;
   static int *no_row[1] = {nullptr};
-  pairs.counts = array_of(n_counts ? list->numneigh : &no_count, AB_INT32, {n_counts});
+  pairs.counts = describe(n_counts ? list->numneigh : &no_count, AB_INT32, {n_counts});
   pairs.row_pointers = n_counts ? list->firstneigh : no_row;
   agree(bridge->set_pairs(provider, &pairs), nullptr);
   first = false;

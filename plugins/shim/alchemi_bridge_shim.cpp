@@ -113,6 +113,9 @@ bool start(Python &python, std::string &message)
         message = path + " has no " + missing + ": expected Python 3.11 to 3.13";
         return false;
     }
+    /* File names are UTF-8 whatever the locale: a program that embeds Python has that of C unless it
+     * says otherwise. The variable is deprecated since 3.12, and read by all that are supported. */
+    if (auto utf8 = static_cast<int *>(dlsym(library, "Py_UTF8Mode"))) *utf8 = 1;
     /* By its program's name the interpreter finds the environment, as it does from a shell. */
     python.set_program_name(python.decode_locale(AB_PYTHON, nullptr));
     python.initialize(0); /* 0: signals stay the engine's */

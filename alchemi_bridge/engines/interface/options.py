@@ -79,7 +79,7 @@ def provider_for(model: str, keywords: Mapping[str, str], host: Host) -> Metatom
         else:
             raise ConfigurationError(
                 "keyword",
-                expected=", ".join([*READERS, "variant", *(f"variant/{q}" for q in VARIANTS)]),
+                expected=", ".join(known()),
                 got=f"'{name}'",
                 fix="correct the name",
             )
@@ -88,6 +88,11 @@ def provider_for(model: str, keywords: Mapping[str, str], host: Host) -> Metatom
         torch.set_num_threads(threads)
     options["device"] = device_of(options.get("device"), host)
     return MetatomicForceProvider(model, units=host.units, variants=variants, **options)
+
+
+def known() -> list[str]:
+    """Names of all keywords."""
+    return [*READERS, "variant", *(f"variant/{quantity}" for quantity in VARIANTS)]
 
 
 def device_of(wanted: str | None, host: Host) -> str | None:

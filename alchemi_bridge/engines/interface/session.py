@@ -108,6 +108,11 @@ class Session:
             )
             self._deliver(event, step, staged, near)
 
+    def finish(self) -> None:
+        """Wait for all results, and raise what only the device knew of them."""
+        with self._heard(), self._current():
+            self.provider.finish()
+
     def _deliver(
         self,
         event: Event,

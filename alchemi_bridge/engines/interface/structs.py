@@ -215,6 +215,25 @@ class Buffers(ctypes.Structure):
     ]
 
 
+class Setup(ctypes.Structure):
+    """``ab_setup``."""
+
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("n_keywords", c_int32),
+        ("model", c_char_p),
+        ("keywords", POINTER(c_char_p)),
+        ("energies", c_char_p),
+        ("atoms", POINTER(c_int64)),
+        ("types", POINTER(c_int32)),
+        ("n_atoms", c_int64),
+        ("every", c_int64),
+        ("skin", c_double),
+        ("periodic", c_int32 * 3),
+        ("unchecked", c_int32),
+    ]
+
+
 #: Types of the functions. A provider is an address that only we know the meaning of.
 OPEN = CFUNCTYPE(c_int32, POINTER(Options), POINTER(c_void_p))
 REQUIREMENTS = CFUNCTYPE(c_int32, c_void_p, POINTER(Requirements))
@@ -224,6 +243,9 @@ COMPUTE = CFUNCTYPE(c_int32, c_void_p, POINTER(Step), POINTER(Buffers))
 CLOSE = CFUNCTYPE(None, c_void_p)
 #: Returns ``const char*``: as an address, since ctypes takes no bytes from a callback.
 MESSAGE = CFUNCTYPE(c_void_p)
+READ_SETUP = CFUNCTYPE(c_int32, c_char_p, c_char_p, c_int64, POINTER(Setup))
+RELEASE_SETUP = CFUNCTYPE(None, POINTER(Setup))
+FINISH = CFUNCTYPE(c_int32, c_void_p)
 
 
 class Functions(ctypes.Structure):
@@ -239,6 +261,9 @@ class Functions(ctypes.Structure):
         ("compute", COMPUTE),
         ("close", CLOSE),
         ("message", MESSAGE),
+        ("read_setup", READ_SETUP),
+        ("release_setup", RELEASE_SETUP),
+        ("finish", FINISH),
     ]
 
 
@@ -252,5 +277,6 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "ab_pairs": Pairs,
     "ab_step": Step,
     "ab_buffers": Buffers,
+    "ab_setup": Setup,
     "ab_functions": Functions,
 }

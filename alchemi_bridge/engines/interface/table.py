@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from alchemi_bridge.engines.interface.reading import (
     to_c,
 )
 from alchemi_bridge.engines.interface.session import Log, Session
+from alchemi_bridge.engines.interface.setups import filled
+from alchemi_bridge.engines.setup_file import read_setup
 from alchemi_bridge.errors import BridgeError, ConfigurationError, ProtocolError
 from alchemi_bridge.units import Units
 
@@ -32,6 +35,7 @@ LOGGER = logging.getLogger(__name__)
 
 _sessions: dict[int, Session] = {}
 _facts: dict[int, structs.Requirements] = {}
+_setups: dict[int, structs.Setup] = {}
 _numbers = itertools.count(1)
 
 #: What the last call that failed had to say, by thread. Not a ``threading.local``: in a thread that
@@ -195,9 +199,29 @@ def _compute(handle: int | None, step: Any, out: Any) -> None:
     )
 
 
+def _finish(handle: int | None) -> None:
+    _session(handle).finish()
+
+
 def _close(handle: int | None) -> None:
     _sessions.pop(handle or 0, None)
     _facts.pop(handle or 0, None)
+
+
+def _read_setup(path: bytes | None, contents: bytes | None, n_atoms: int, out: Any) -> None:
+    structure(out, structs.Setup, "setup")
+    size = int(out.contents.struct_size)
+    where = Path(os.fsdecode(path)) if path else Path()
+    found = filled(read_setup(where, n_atoms, None if contents is None else text(contents, "text")))
+    found.struct_size = size
+    ctypes.memmove(ctypes.addressof(out.contents), ctypes.addressof(found), size)
+    # what it points to lives as long as it does; the caller's has an array of its own in it
+    _setups[ctypes.cast(found.atoms, ctypes.c_void_p).value or 0] = found
+
+
+def _release_setup(out: Any) -> None:
+    if out:
+        _setups.pop(ctypes.cast(out.contents.atoms, ctypes.c_void_p).value or 0, None)
 
 
 def _message() -> int:
@@ -219,6 +243,9 @@ def functions() -> structs.Functions:
         compute=structs.COMPUTE(_guarded(_compute)),
         close=structs.CLOSE(_close),
         message=structs.MESSAGE(_message),
+        read_setup=structs.READ_SETUP(_guarded(_read_setup)),
+        release_setup=structs.RELEASE_SETUP(_release_setup),
+        finish=structs.FINISH(_guarded(_finish)),
     )
 
 

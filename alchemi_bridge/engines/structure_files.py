@@ -1,7 +1,8 @@
 """The one reader of structure files.
 
-Every command reads through :func:`read_structures`: any file that ASE reads, one frame at a time,
-with each way to fail as a :class:`~alchemi_bridge.errors.StructureFileError`.
+Every command, and every setup file, reads through :func:`read_structures`: any file that ASE reads,
+one frame at a time, with each way to fail as a
+:class:`~alchemi_bridge.errors.StructureFileError`.
 """
 
 from __future__ import annotations
@@ -46,8 +47,7 @@ def read_structures(path: str | Path, index: str | int = ":") -> Iterator[Atoms]
     """
     path = Path(path)
     selection = parse_index(index)
-    _check_file(path)
-    kind = _format_of(path)
+    kind = format_of(path)
     return _frames(path, kind, selection, str(index))
 
 
@@ -121,7 +121,15 @@ def _check_file(path: Path) -> None:
         )
 
 
-def _format_of(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """ASE's name of a file's format.
+
+    Raises
+    ------
+    StructureFileError
+        If it is missing or not of a format that can be read without running what is in it.
+    """
+    _check_file(path)
     try:
         kind = filetype(str(path), read=True)
         readable = get_ioformat(kind).can_read
