@@ -1,4 +1,4 @@
-"""Potentials with a known answer, as ordinary metatomic models.
+"""Potentials with a known answer, and trained ones, as ordinary metatomic models.
 
 :func:`build` makes a model, :func:`export` writes a file that any metatomic engine loads.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,25 @@ from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.potentials.lennard_jones import lennard_jones
 from alchemi_bridge.potentials.message_passing import message_passing
 from alchemi_bridge.potentials.stillinger_weber import stillinger_weber
+from alchemi_bridge.potentials.trained import check_dtype, content, copper
 
-__all__ = ["NAMES", "build", "export", "lennard_jones", "message_passing", "stillinger_weber"]
+__all__ = [
+    "NAMES",
+    "build",
+    "copper",
+    "export",
+    "lennard_jones",
+    "message_passing",
+    "stillinger_weber",
+]
 
 _BUILDERS: dict[str, Callable[..., AtomisticModel]] = {
     "lennard-jones": lennard_jones,
     "stillinger-weber": stillinger_weber,
     "message-passing": message_passing,
+    "copper": copper,
 }
+_TRAINED = ("copper",)
 NAMES = tuple(_BUILDERS)
 
 
@@ -47,6 +58,10 @@ def build(name: str, **options: Any) -> AtomisticModel:
     ConfigurationError
         If the name or an option is unknown, or an option is out of its range.
     """
+    return _known(name, options)(**options)
+
+
+def _known(name: str, options: Mapping[str, Any]) -> Callable[..., AtomisticModel]:
     builder = _BUILDERS.get(name.replace("_", "-"))
     if builder is None:
         raise ConfigurationError(
@@ -64,11 +79,13 @@ def build(name: str, **options: Any) -> AtomisticModel:
             got=", ".join(unknown),
             fix="remove or rename the unknown options",
         )
-    return builder(**options)
+    return builder
 
 
 def export(name: str, path: str | Path, **options: Any) -> Path:
     """Build the potential called ``name`` and write it to ``path`` as a metatomic file.
+
+    The file of a trained potential is a copy of the stored one, so that its hash is known.
 
     Parameters
     ----------
@@ -95,5 +112,10 @@ def export(name: str, path: str | Path, **options: Any) -> Path:
             got=str(path),
             fix=f"create '{path.parent}' first",
         )
-    build(name, **options).save(path)
+    _known(name, options)
+    if name in _TRAINED:
+        check_dtype(**options)
+        path.write_bytes(content(name))
+    else:
+        build(name, **options).save(path)
     return path

@@ -196,9 +196,7 @@ class SeE2AOracle:
         u = np.clip((r - self._smooth) / width, 0.0, 1.0)
         return 1.0 - 10.0 * u**3 + 15.0 * u**4 - 6.0 * u**5, -30.0 * (u * (1.0 - u)) ** 2 / width
 
-    def _embed(
-        self, rows: _Rows
-    ) -> tuple[Array, dict[int, tuple[NDArray[np.int64], list[Array]]]]:
+    def _embed(self, rows: _Rows) -> tuple[Array, dict[int, tuple[NDArray[np.int64], list[Array]]]]:
         """(P, M) embeddings, and for each net its rows and what its backpropagation needs."""
         width = self._embedding[0].layers[-1].matrix.shape[1]
         embedded, slopes = np.zeros((len(rows.values), width)), {}

@@ -1,0 +1,93 @@
+"""Trained models that come with the package, each with the recipe that it was made by.
+
+``NAME.pt`` is the metatomic model, ``NAME.npz`` its weights under DeePMD-kit's names, ``NAME.json``
+the recipe, the errors, and the hashes of the other two. ``examples/deepmd/make_model.py --store``
+writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from metatomic.torch import AtomisticModel
+
+from alchemi_bridge.errors import ConfigurationError, ModelLoadError
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def recipe(name: str, folder: Path = FOLDER) -> dict[str, Any]:
+    """How the model called ``name`` was made, and how good it is; see ``NAME.json``."""
+    text = (folder / f"{name}.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def content(name: str, folder: Path = FOLDER) -> bytes:
+    """The file ``NAME.pt``.
+
+    Raises
+    ------
+    ModelLoadError
+        If it is not the one that the recipe speaks of.
+    """
+    found = (folder / f"{name}.pt").read_bytes()
+    known, sha256 = recipe(name, folder)["sha256"][f"{name}.pt"], hashlib.sha256(found).hexdigest()
+    if sha256 != known:
+        raise ModelLoadError(
+            f"stored model '{folder / name}.pt'",
+            expected=f"SHA-256 {known}",
+            got=sha256,
+            fix="install the package again",
+        )
+    return found
+
+
+def copper(*, dtype: str = "float64") -> AtomisticModel:
+    """Copper as ASE's EMT potential sees it: an se_e2_a model that was trained with this package.
+
+    The weights are those of ``copper.pt``, which :func:`alchemi_bridge.potentials.export` copies.
+
+    Parameters
+    ----------
+    dtype
+        ``"float64"``; there is no other one.
+
+    Raises
+    ------
+    ConfigurationError
+        If ``dtype`` is another.
+    ModelLoadError
+        If the stored file was changed.
+    """
+    # nothing of it is needed for the other potentials
+    from alchemi_bridge.potentials.deepmd import SeE2A, read_definition, to_metatomic
+
+    check_dtype(dtype)
+    definition = read_definition(recipe("copper")["model"], "model of copper.json")
+    scripted = torch.jit.load(io.BytesIO(content("copper")), map_location="cpu")
+    head = "module.energies."
+    state = {
+        key.removeprefix(head): value
+        for key, value in scripted.state_dict().items()
+        if key.startswith(head)
+    }
+    model = SeE2A(definition)
+    model.load_state_dict(state)
+    return to_metatomic(model, definition)
+
+
+def check_dtype(dtype: str = "float64") -> None:
+    """Refuse what the stored models are not."""
+    if dtype != "float64":
+        raise ConfigurationError(
+            "dtype",
+            expected="'float64', the precision that the model was trained in",
+            got=repr(dtype),
+            fix="leave it out",
+        )
