@@ -2,9 +2,9 @@
 
     python examples/deepmd/label_water.py examples/deepmd/water
 
-writes systems in DeePMD's npy format, for training and validation, in some minutes. It needs tblite
-(``pip install tblite``). The molecules are moved as rigid TIP3P water by ASE, and every atom by some
-hundredths of an Å from there: the bonds are then stretched, too.
+writes systems in DeePMD's npy format, for training and validation, in some minutes. It needs
+tblite (``pip install tblite``). The molecules are moved as rigid TIP3P water by ASE, and every atom
+by some hundredths of an Å from there: the bonds are then stretched, too.
 """
 
 import sys

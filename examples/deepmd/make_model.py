@@ -10,6 +10,7 @@ with the package: the model, its weights, and the recipe with errors and hashes.
 import argparse
 import hashlib
 import importlib
+import io
 import json
 import platform
 import resource
@@ -22,6 +23,7 @@ from typing import Any
 
 import ase.io
 import numpy as np
+import torch
 
 from alchemi_bridge.potentials import trained
 from alchemi_bridge.potentials.deepmd import to_deepmd
@@ -75,6 +77,21 @@ def label(system: str, folder: Path) -> None:
     importlib.import_module(f"label_{system}").main(folder / system)
 
 
+def reproducible(path: Path) -> None:
+    """Take from a model file what differs from run to run: the date, and where sources were."""
+    read = torch._C.PyTorchFileReader(str(path))
+    buffer = io.BytesIO()
+    written = torch._C.PyTorchFileWriter(buffer)
+    for name in sorted(read.get_all_records()):
+        # the writer adds the last two itself
+        own = name in ("extra/export-metadata", "version", ".data/serialization_id")
+        if not own and not name.endswith(".debug_pkl"):
+            content = read.get_record(name)
+            written.write_record(name, content, len(content))
+    written.write_end_of_file()
+    path.write_bytes(buffer.getvalue())
+
+
 def frames_for_parity(system: str, folder: Path) -> list[str]:
     """Some validation frames of each size, as files of structures."""
     found = []
@@ -106,7 +123,8 @@ def make(system: str, folder: Path) -> tuple[dict[str, Any], bool]:
         errors[part], n_frames[part] = tested["rmse"], tested["frames"]
         rmse = [f"{name} {1e3 * e:.1f} m{UNITS[name]}" for name, e in tested["rmse"].items()]
         print(f"  RMSE of {tested['frames']} frames: {', '.join(rmse)}")
-    frozen = run(folder, "freeze", CHECKPOINT, model)
+    run(folder, "freeze", CHECKPOINT, model)
+    reproducible(folder / model)
     verified = run(folder, "verify", model)
     for check in verified["checks"]:
         print(f"  {check['status']:<5} {check['title']}")
@@ -130,7 +148,7 @@ def make(system: str, folder: Path) -> tuple[dict[str, Any], bool]:
         "rmse": errors,
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "model": load(folder / CHECKPOINT).definition.to_deepmd(),
-        "sha256": {model: frozen["sha256"]},
+        "sha256": {model: sha256(folder / model)},
     }
     return recipe, bool(verified["passed"] and compared["passed"])
 

@@ -53,8 +53,8 @@ class SeE2AOracle:
 
     - R_ij = (s, s x/r, s y/r, s z/r) with s = w(r)/r, less the mean and over the deviation of all
       rows around atoms of the type of i;
-    - an atom has n = Σ ``sel`` rows: nearer neighbours are taken first, and rows without a neighbour
-      are those of s = 0;
+    - an atom has n = Σ ``sel`` rows: nearer neighbours are taken first, and rows without a
+      neighbour are those of s = 0;
     - G are nets for the type of j (and of i), N_i nets for the type of i, with an energy added.
 
     Parameters
