@@ -19,12 +19,20 @@ from metatomic.torch import (
 )
 from vesin.metatomic import NeighborList
 
-POTENTIALS = ("lennard-jones", "stillinger-weber", "message-passing")
+POTENTIALS = ("lennard-jones", "stillinger-weber", "message-passing", "copper")
+#: Those that are there in float32, too.
+IN_SINGLE = ("lennard-jones", "stillinger-weber", "message-passing")
 SHAPES = ("bulk", "small", "triclinic", "left-handed", "slab", "wire", "molecule", "outside")
 EXCESS = 1.25  # range of the lists made for strict=False, in cutoffs
-# typical nearest-neighbour distance over silicon's, and two species that the potential knows
-_SCALE = {"lennard-jones": 1.6, "stillinger-weber": 1.0, "message-passing": 0.9}
-_SPECIES = {"lennard-jones": (18, 36), "stillinger-weber": (14, 14), "message-passing": (14, 8)}
+#: Two species that the potential knows.
+SPECIES = {
+    "lennard-jones": (18, 36),
+    "stillinger-weber": (14, 14),
+    "message-passing": (14, 8),
+    "copper": (29, 29),
+}
+# typical nearest-neighbour distance over silicon's
+_SCALE = {"lennard-jones": 1.6, "stillinger-weber": 1.0, "message-passing": 0.9, "copper": 1.08}
 
 
 def structure(shape: str, potential: str) -> Atoms:
@@ -34,7 +42,7 @@ def structure(shape: str, potential: str) -> Atoms:
     atoms.positions *= _SCALE[potential]
     seed = SHAPES.index(shape)
     atoms.positions += np.random.default_rng(seed).normal(0.0, 0.08, (len(atoms), 3))
-    one, other = _SPECIES[potential]
+    one, other = SPECIES[potential]
     atoms.numbers = np.where(np.arange(len(atoms)) % 3 == 0, other, one)
     return atoms
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from known_potentials import POTENTIALS, SHAPES, evaluate, structure
+from known_potentials import IN_SINGLE, SHAPES, evaluate, structure
 
 from alchemi_bridge import potentials
 from alchemi_bridge.parity import oracles
@@ -32,6 +32,7 @@ OPTIONS = [
     ("message-passing", {}),
     ("message-passing", {"strict": False, "n_layers": 1, "n_features": 7, "n_basis": 3}),
     ("message-passing", {"n_layers": 4, "seed": 0, "cutoff": 3.1, "energy_scale": 2.5}),
+    ("copper", {}),
 ]
 NAMED = [f"{name} {' '.join(options)}" for name, options in OPTIONS]
 
@@ -53,7 +54,7 @@ def test_equal_to_the_oracle(name: str, options: dict, shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", POTENTIALS)
+@pytest.mark.parametrize("name", IN_SINGLE)
 def test_single_precision_is_close(name: str, shape: str) -> None:
     atoms = structure(shape, name)
     atoms.positions = atoms.positions.astype(np.float32)

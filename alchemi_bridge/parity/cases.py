@@ -16,6 +16,7 @@ from alchemi_bridge.parity.structures import stepped
 LENNARD_JONES = "lennard-jones"
 STILLINGER_WEBER = "stillinger-weber"
 MESSAGE_PASSING = "message-passing"
+COPPER = "copper"
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,12 @@ BUILT_IN: dict[str, Case] = {
             STILLINGER_WEBER,
             {"strict": False},
             quick=True,
+        ),
+        _case(
+            "copper",
+            "copper crystal, strained and hot, a DeePMD model that was trained with this package",
+            structures.copper,
+            COPPER,
         ),
     )
 }

@@ -1,8 +1,8 @@
 """Independent answers: float64 NumPy evaluations with forces and virial derived by hand.
 
 No code is shared with the torch potentials or with the rest of the bridge: periodic images, sums
-and derivatives are written again. What the two have in common is the published parameters and the
-recipe for the net's weights.
+and derivatives are written again. What the two have in common is the published parameters, the
+recipe for the net's weights, and the weights of trained models.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.parity.oracles.images import OracleResult
 from alchemi_bridge.parity.oracles.lennard_jones import LennardJonesOracle
 from alchemi_bridge.parity.oracles.message_passing import MessagePassingOracle
+from alchemi_bridge.parity.oracles.se_e2_a import SeE2AOracle, copper
 from alchemi_bridge.parity.oracles.stillinger_weber import StillingerWeberOracle
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "MessagePassingOracle",
     "Oracle",
     "OracleResult",
+    "SeE2AOracle",
     "StillingerWeberOracle",
     "build",
 ]
@@ -44,6 +46,7 @@ _BUILDERS: dict[str, Callable[..., Oracle]] = {
     "lennard-jones": LennardJonesOracle,
     "stillinger-weber": StillingerWeberOracle,
     "message-passing": MessagePassingOracle,
+    "copper": copper,
 }
 NAMES = tuple(_BUILDERS)
 # options of the potentials that say how a model is fed, not what it computes

@@ -71,14 +71,10 @@ def copper(*, dtype: str = "float64") -> AtomisticModel:
     check_dtype(dtype)
     definition = read_definition(recipe("copper")["model"], "model of copper.json")
     scripted = torch.jit.load(io.BytesIO(content("copper")), map_location="cpu")
-    head = "module.energies."
-    state = {
-        key.removeprefix(head): value
-        for key, value in scripted.state_dict().items()
-        if key.startswith(head)
-    }
+    stored = scripted.state_dict()
     model = SeE2A(definition)
-    model.load_state_dict(state)
+    # TorchScript stores buffers, too, that the model makes of its definition
+    model.load_state_dict({key: stored[f"module.energies.{key}"] for key in model.state_dict()})
     return to_metatomic(model, definition)
 
 
