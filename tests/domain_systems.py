@@ -30,7 +30,7 @@ def argon_model(**options: Any) -> AtomisticModel:
 
 def crystal(name: str, cells: tuple[int, int, int], seed: int = 0) -> ase.Atoms:
     """A shaken crystal."""
-    lattice = {"Ar": ("fcc", 5.3), "Si": ("diamond", 5.431)}[name]
+    lattice = {"Ar": ("fcc", 5.3), "Si": ("diamond", 5.431), "Cu": ("fcc", 3.61)}[name]
     atoms = ase.build.bulk(name, lattice[0], a=lattice[1], cubic=True) * cells
     atoms.rattle(0.1, seed=seed)
     return atoms
@@ -79,6 +79,7 @@ def cases() -> Iterator[tuple[str, AtomisticModel, ase.Atoms]]:
     argon_long = sheared(crystal("Ar", (6, 2, 2)))
     yield "two lists, short first", two_lists(3.0, 5.0), argon_long
     yield "two lists, long first", two_lists(5.0, 3.0), argon_long
+    yield "copper, triclinic, long box", potentials.copper(), sheared(crystal("Cu", (6, 2, 2)))
     yield "net, long box", schnet_like(n_layers=2, cutoff=4.0, dtype="float64"), long
 
 

@@ -94,7 +94,7 @@ def test_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--workload", "copper"], "lennard-jones or stillinger-weber or schnet-like"),
+        (["--workload", "gold"], "lennard-jones or stillinger-weber or schnet-like or copper"),
         (["--atoms", "5"], "expected one of"),
         (["--model", "a.pt"], "--model and --structure"),
         (["--threads", "0"], "--threads"),

@@ -16,7 +16,7 @@ from alchemi_bridge.model import load_model
 from alchemi_bridge.potentials.__main__ import main
 
 FOLDER = Path(__file__).resolve().parent.parent / "integration" / "lammps"
-DECKS = ("argon", "silicon_npt", "slab", "minimise", "ml_mm")
+DECKS = ("argon", "silicon_npt", "slab", "minimise", "ml_mm", "copper")
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:

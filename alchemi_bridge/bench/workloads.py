@@ -85,6 +85,11 @@ def _silicon(n_atoms: int) -> ase.Atoms:
     return ase.build.bulk("Si", "diamond", a=5.431, cubic=True) * (cells, cells, cells)
 
 
+def _copper(n_atoms: int) -> ase.Atoms:
+    cells = round((n_atoms / 4) ** (1 / 3))
+    return ase.build.bulk("Cu", "fcc", a=3.61, cubic=True) * (cells, cells, cells)
+
+
 def _water(n_atoms: int) -> ase.Atoms:
     """Molecules on a lattice, turned at random, 0.997 g/cm^3."""
     spacing = 3.107
@@ -133,5 +138,13 @@ WORKLOADS = (
         _water,
         (24, 192, 648, 3000, 10125),
         (648,),
+    ),
+    Workload(
+        "copper",
+        "copper, fcc, DeePMD se_e2_a that was trained, cutoff 5 Å (42 neighbours), float64",
+        potentials.copper,
+        _copper,
+        (108, 864, 4000),
+        (108,),
     ),
 )

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import ase
 import ase.units
 import numpy as np
-from ase.build import molecule
+from ase.build import bulk, molecule
 
 from alchemi_bridge import BridgeCalculator
 from alchemi_bridge.engines.gromacs_commands import Gromacs, Run
@@ -27,7 +28,7 @@ PRESSURE = 0.01
 #: by their random numbers, and how many there are. (Blocks of one run of 20 ps say 5 kg/m^3, where
 #: the means of 24 runs scatter by 7.5: the volume remembers for some ps.)
 DEVIATIONS, REPLICAS = 3.0, 8
-#: Change of the molecule's total energy over its run, relative to its kinetic energy at the start.
+#: Change of the total energy over a run, relative to its kinetic energy at the start.
 #: The kinetic energy of a leap-frog step is off by the square of the time step, and so is this.
 DRIFT = 2e-3
 #: Part of a run at constant pressure that is left out, ps.
@@ -100,14 +101,29 @@ def argon_npt(folder: Path, gromacs: Gromacs) -> Iterator[Comparison]:
 
 def ethanol(folder: Path, gromacs: Gromacs) -> Iterator[Comparison]:
     """A molecule with the message-passing net, against the same model in ASE."""
+    atoms = molecule("CH3CH2OH")
+    yield from _against_ase(folder, gromacs, "molecule", atoms, "net.pt")
+
+
+def copper(folder: Path, gromacs: Gromacs) -> Iterator[Comparison]:
+    """A crystal with the trained DeePMD model, against the same model in ASE."""
+    atoms = bulk("Cu", "fcc", a=3.61, cubic=True).repeat(4)
+    yield from _against_ase(folder, gromacs, "copper", atoms, "copper.pt")
+
+
+def _against_ase(
+    folder: Path, gromacs: Gromacs, name: str, atoms: ase.Atoms, model: str
+) -> Iterator[Comparison]:
+    """Run a deck at constant energy; ``atoms`` are its atoms, in its order, wherever they are."""
     gromacs.grompp(
-        folder, parameters="molecule.mdp", structure="molecule.gro", topology="molecule.top",
-        name="molecule_run", extra=["-pp", "molecule.processed.top"],
+        folder, parameters=f"{name}.mdp", structure=f"{name}.gro", topology=f"{name}.top",
+        name=f"{name}_run", extra=["-pp", f"{name}.processed.top"],
     )  # fmt: skip
-    run = gromacs.mdrun(folder, "molecule_run", bridge="molecule.dat")
-    energies = _model_energies(folder / "molecule.energies")
-    atoms = molecule("CH3CH2OH", cell=run.frames()[0].box * ase.units.nm, pbc=True)
-    atoms.calc = BridgeCalculator(folder / "net.pt", device="cpu")
+    run = gromacs.mdrun(folder, f"{name}_run", bridge=f"{name}.dat")
+    energies = _model_energies(folder / f"{name}.energies")
+    atoms.set_cell(run.frames()[0].box * ase.units.nm)
+    atoms.pbc = True
+    atoms.calc = BridgeCalculator(folder / model, device="cpu")
     wrong_energy, wrong_forces = 0.0, 0.0
     for frame in run.frames():
         atoms.positions = frame.positions * ase.units.nm
@@ -126,7 +142,7 @@ def ethanol(folder: Path, gromacs: Gromacs) -> Iterator[Comparison]:
 
 
 DECKS: dict[str, Deck] = {
-    deck.__name__: deck for deck in (argon_nve, argon_triclinic, ml_mm, ethanol, argon_npt)
+    deck.__name__: deck for deck in (argon_nve, argon_triclinic, ml_mm, ethanol, copper, argon_npt)
 }
 
 

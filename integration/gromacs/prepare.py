@@ -62,9 +62,13 @@ def main() -> None:
     # GROMACS' potential-shift is the model's energy-shift
     potentials.export("lennard-jones", "argon.pt", truncation="energy-shift", cutoff=8.5)
     potentials.export("message-passing", "net.pt", types=(1, 6, 8))
+    potentials.export("copper", "copper.pt")
     write("argon.gro", liquid_argon())
     write("argon_triclinic.gro", triclinic_argon())
     write("ml_mm.gro", ml_mm_argon())
+    crystal = rattled(bulk("Cu", "fcc", a=3.61, cubic=True).repeat(4), 0.05, seed=2)
+    write("copper.gro", crystal)
+    crystal.write("copper.xyz")
     write("molecule.gro", relaxed_ethanol("net.pt"))
     numbers = " ".join(str(number) for number in range(1, REGION + 1))
     Path("ml_mm.ndx").write_text(f"[ Region ]\n{numbers}\n", encoding="utf-8")
