@@ -17,7 +17,14 @@ from alchemi_bridge.engines.gromacs_commands import Gromacs
 FOLDER = Path(__file__).resolve().parent.parent / "integration" / "gromacs"
 
 #: How many numbers each deck compares.
-DECKS = {"argon_nve": 5, "argon_triclinic": 5, "ml_mm": 5, "ethanol": 3, "copper": 3, "argon_npt": 1}
+DECKS = {
+    "argon_nve": 5,
+    "argon_triclinic": 5,
+    "ml_mm": 5,
+    "ethanol": 3,
+    "copper": 3,
+    "argon_npt": 1,
+}
 
 
 def program(name: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
