@@ -42,7 +42,8 @@ class Settings:
     seconds_per_case
         Time after which no further round of steps starts; at least three rounds are timed.
     warm_up
-        Steps before the first timed one; TorchScript optimises during the first calls of a model.
+        Steps before the first timed one: TorchScript optimises during the first calls of a model, and
+        a provider tries ways of running it during some 15 steps.
     threads
         Threads of torch; one makes times comparable.
     options
@@ -53,7 +54,7 @@ class Settings:
 
     repeats: int = 25
     seconds_per_case: float = 1.5
-    warm_up: int = 4
+    warm_up: int = 16
     threads: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None

@@ -101,8 +101,8 @@ def left_handed() -> Atoms:
 
 
 def copper() -> Atoms:
-    """256 copper atoms as at a high temperature, in a cell that is strained by some per cent."""
-    atoms = bulk("Cu", "fcc", a=3.61, cubic=True).repeat(4)
+    """108 copper atoms as at a high temperature, in a cell that is strained by some per cent."""
+    atoms = bulk("Cu", "fcc", a=3.61, cubic=True).repeat(3)
     strain = np.array([[0.02, 0.01, 0.0], [0.01, -0.01, -0.015], [0.0, -0.015, 0.01]])
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
     return rattled(atoms, 0.1, seed=9)

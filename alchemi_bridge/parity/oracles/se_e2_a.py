@@ -22,6 +22,7 @@ from alchemi_bridge.parity.oracles.dense import Net
 from alchemi_bridge.parity.oracles.images import (
     Array,
     OracleResult,
+    Pairs,
     check_species,
     find_pairs,
 )
@@ -37,12 +38,11 @@ class _Rows:
     """Rows of the environment matrix of P neighbours.
 
     ``values`` (P, 4) are normalised, ``slopes`` (P, 4, 3) their derivatives with respect to the
-    vector to the neighbour; ``center`` and ``net`` (P,) the atom and the number of the embedding.
+    vector to the neighbour; ``net`` (P,) is the number of the embedding.
     """
 
     values: Array
     slopes: Array
-    center: NDArray[np.int64]
     net: NDArray[np.int64]
 
 
@@ -126,51 +126,39 @@ class SeE2AOracle:
     def evaluate(self, atoms: Atoms) -> OracleResult:
         """Evaluate ``atoms``."""
         check_species(atoms, self.types)
-        pairs = find_pairs(atoms, self.cutoff)
         kind = np.array([self.types.index(number) for number in atoms.numbers], dtype=np.int64)
-        near = self._nearest(pairs.first, kind[pairs.second], pairs.lengths, len(atoms))
-        rows = self._rows(pairs.vectors[near], pairs.first[near], kind[pairs.second[near]], kind)
+        pairs = self._nearest(find_pairs(atoms, self.cutoff), kind)
+        neighbor_kind = kind[pairs.second]
+        rows = self._rows(pairs, kind[pairs.first], neighbor_kind)
         n_rows = self._sel.sum()
 
         embedded, slopes = self._embed(rows)
-        moments = np.zeros((len(atoms), 4, embedded.shape[1]))
-        np.add.at(moments, rows.center, rows.values[:, :, None] * embedded[:, None, :])
-        counts = np.zeros((len(atoms), len(self.types)))
-        np.add.at(counts, (rows.center, kind[pairs.second[near]]), 1.0)
+        moments = pairs.sum_first(rows.values[:, :, None] * embedded[:, None, :])
+        counts = pairs.sum_first(np.eye(len(self.types))[neighbor_kind])
         moments = (moments + self._empty(counts, kind)) / n_rows
 
         energies, moments_bar = self._fit(moments, kind)
-        moments_bar = moments_bar[rows.center] / n_rows
-        embedded_bar = np.einsum("pk,pkm->pm", rows.values, moments_bar)
-        rows_bar = np.einsum("pm,pkm->pk", embedded, moments_bar)
+        moments_bar = moments_bar[pairs.first] / n_rows
+        embedded_bar = np.matmul(rows.values[:, None, :], moments_bar)[:, 0]
+        rows_bar = np.matmul(moments_bar, embedded[:, :, None])[:, :, 0]
         for number, (these, kept) in slopes.items():
             rows_bar[these, 0] += self._embedding[number].backward(embedded_bar[these], kept)[:, 0]
-        gradients = np.zeros_like(pairs.vectors)
-        gradients[near] = np.einsum("pk,pkx->px", rows_bar, rows.slopes)
-        return pairs.result(energies, gradients)
+        return pairs.result(energies, np.matmul(rows_bar[:, None, :], rows.slopes)[:, 0])
 
-    def _nearest(
-        self,
-        center: NDArray[np.int64],
-        kind: NDArray[np.int64],
-        lengths: Array,
-        n_atoms: int,
-    ) -> NDArray[np.int64]:
+    def _nearest(self, pairs: Pairs, kind: NDArray[np.int64]) -> Pairs:
         """Neighbours that an atom has room for: Σ sel of all types first, then sel of each."""
-        kept = np.lexsort((lengths, center))
-        kept = kept[_places(center[kept]) < self._sel.sum()]
-        kept = kept[np.lexsort((lengths[kept], kind[kept], center[kept]))]
-        group = center[kept] * len(self.types) + kind[kept]
-        return np.sort(kept[_places(group) < self._sel[kind[kept]]])
+        first, neighbor_kind, r = pairs.first, kind[pairs.second], pairs.lengths
+        kept = np.lexsort((r, first))
+        kept = kept[_places(first[kept]) < self._sel.sum()]
+        kept = kept[np.lexsort((r[kept], neighbor_kind[kept], first[kept]))]
+        group = first[kept] * len(self.types) + neighbor_kind[kept]
+        kept = np.sort(kept[_places(group) < self._sel[neighbor_kind[kept]]])
+        return Pairs(first[kept], pairs.second[kept], pairs.vectors[kept], r[kept], pairs.n_atoms)
 
     def _rows(
-        self,
-        vectors: Array,
-        center: NDArray[np.int64],
-        neighbor_kind: NDArray[np.int64],
-        kind: NDArray[np.int64],
+        self, pairs: Pairs, center_kind: NDArray[np.int64], neighbor_kind: NDArray[np.int64]
     ) -> _Rows:
-        r = np.linalg.norm(vectors, axis=1)
+        vectors, r = pairs.vectors, pairs.lengths
         w, w_slope = self._switch(r)
         apart = r + self._protection
         s, s_slope = w / apart, w_slope / apart - w / apart**2
@@ -181,12 +169,12 @@ class SeE2AOracle:
         slopes[:, 0] = s_slope[:, None] * direction
         slopes[:, 1:] = vectors[:, :, None] * (t_slope[:, None] * direction)[:, None, :]
         slopes[:, 1:] += t[:, None, None] * np.eye(3)
-        values = (values - self._mean[kind[center]]) / self._deviation[kind[center]]
-        slopes = slopes / self._deviation[kind[center]][:, :, None]
+        values = (values - self._mean[center_kind]) / self._deviation[center_kind]
+        slopes = slopes / self._deviation[center_kind][:, :, None]
         # a neighbour that is not seen has a row all the same, which is zero
-        seen = self._sees[kind[center], neighbor_kind]
-        net = neighbor_kind if self._one_side else self._number(neighbor_kind, kind[center])
-        return _Rows(values * seen[:, None], slopes * seen[:, None, None], center, net)
+        seen = self._sees[center_kind, neighbor_kind]
+        net = neighbor_kind if self._one_side else self._number(neighbor_kind, center_kind)
+        return _Rows(values * seen[:, None], slopes * seen[:, None, None], net)
 
     def _number(self, neighbor: Any, center: Any) -> Any:
         return neighbor * len(self.types) + center
