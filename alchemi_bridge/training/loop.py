@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -148,10 +149,10 @@ class Training:
             )
         state = dict(found.optimiser)
         name = state.pop("name", None)
-        if name != self.settings.optimiser:
+        if name != self.settings.optimiser.name:
             raise ConfigurationError(
                 "restart",
-                expected=f"a checkpoint of a training with {self.settings.optimiser}",
+                expected=f"a checkpoint of a training with {self.settings.optimiser.name}",
                 got=f"one with {name}: the state of another optimiser",
                 fix="choose the optimiser of that training, or start with --finetune",
             )
@@ -187,7 +188,7 @@ class Training:
         self.ranks.wait()
 
     def _report(self, done: tuple[FrameResults, Batch] | None) -> None:
-        """A row of the learning curve: RMSEs of the last batch, and of all validation frames."""
+        """A row of the learning curve: RMSEs of the last batch, and of validation frames."""
         sums = ErrorSums()
         if done is None:
             batch = next(iter(self._batches.steps(0, 1))).to(self.ranks.device)
@@ -197,7 +198,7 @@ class Training:
         training, validation = sums.rmse(), None
         if self._validation is not None:
             others = ErrorSums()
-            for one in self._validation.epoch(0):
+            for one in self._validation_batches():
                 batch = one.to(self.ranks.device)
                 others.add(self._evaluate(batch), batch.targets)
             others.sums = self.ranks.sum(others.sums)
@@ -207,6 +208,13 @@ class Training:
         if self.ranks.is_first:
             rate = self.settings.rate(max(self.step - 1, 0))
             self.curve.add(self.step, rate, training, validation)
+
+    def _validation_batches(self) -> Iterator[Batch]:
+        """All, or as many as the input asks for, in an order that the step decides."""
+        assert self._validation is not None and self.settings.validation is not None
+        n_batches = self.settings.validation.n_batches
+        epoch = self._validation.epoch(0 if n_batches is None else self.step)
+        return islice(epoch, n_batches)
 
     def _evaluate(self, batch: Batch) -> FrameResults:
         return evaluate(self.model, batch.coordinates, batch.cells, batch.types, batch.pairs)
@@ -222,7 +230,7 @@ class Training:
                 definition=self.definition,
                 step=self.step,
                 model=self.model.state_dict(),
-                optimiser={"name": self.settings.optimiser, **self._stepper.optimiser.state_dict()},
+                optimiser={"name": self.settings.optimiser.name, **self._stepper.optimiser.state_dict()},
                 plan=self._plan,
             ),
         )
