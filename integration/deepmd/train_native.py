@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from training_cases import TRAININGS, write
+from training_cases import TRAININGS, write, write_copper
 
 from alchemi_bridge.potentials.deepmd import Definition, SeE2A, evaluate, to_deepmd
 from alchemi_bridge.training import Training, TrainingInput, joined, read_input
@@ -74,8 +74,20 @@ def first_step(
     )
 
 
+def statistics(path: Path) -> dict[str, np.ndarray]:
+    """What a new model takes from the data: sel, and statistics under DeePMD-kit's names."""
+    with joined("cpu") as ranks:
+        training = Training(read_input(path), path.parent, ranks)
+    state = to_deepmd(training.model, training.definition)
+    found = {f"first/{k}": v.numpy() for k, v in state.items()}
+    return found | {"sel": np.array(training.definition.sel)}
+
+
 def main(folder: Path) -> None:
-    """All trainings."""
+    """All trainings, and the statistics of the copper example."""
+    copper = folder.resolve() / "training" / "copper"
+    copper.mkdir(parents=True, exist_ok=True)
+    np.savez(copper / "native.npz", **statistics(write_copper(copper)))
     for name in TRAININGS:
         path = write(folder.resolve() / "training" / name, name)
         np.savez(path.parent / "native.npz", **train(path))

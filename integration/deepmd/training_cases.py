@@ -6,12 +6,15 @@ A system has as many frames as a batch, so that every step sees the same frames 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cases import structures
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "deepmd"
 FRAMES, STEPS = 3, 8
 TYPE_MAP = ["O", "H"]
 WEIGHTS = {
@@ -68,14 +71,14 @@ def write(folder: Path, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_system(folder / "system")
     descriptor = {
-        "type": "se_e2_a", "sel": [20, 20], "rcut": 4.0, "rcut_smth": 1.0, "neuron": [4, 8],
-        "axis_neuron": 3, "seed": 1, **changes,
+        "type": "se_e2_a", "sel": [20, 20], "rcut": 4.0, "rcut_smth": 1.0, "neuron": [3, 6],
+        "axis_neuron": 2, "seed": 1, **changes,
     }  # fmt: skip
     document = {
         "model": {
             "type_map": TYPE_MAP,
             "descriptor": descriptor,
-            "fitting_net": {"neuron": [8, 8], "seed": 1},
+            "fitting_net": {"neuron": [6, 6], "seed": 1},
         },
         "learning_rate": rate,
         "loss": weights,
@@ -111,3 +114,22 @@ def write_system(folder: Path) -> None:
     }
     for key, array in arrays.items():
         np.save(folder / "set.000" / f"{key}.npy", array)
+
+
+def write_copper(folder: Path) -> Path:
+    """Input of the copper example with its validation data, of which every frame is counted."""
+    data = folder / "copper"
+    if not data.exists():
+        command = [sys.executable, str(EXAMPLES / "label_copper.py"), str(data)]
+        subprocess.run(command, check=True)
+    document = json.loads((EXAMPLES / "copper.json").read_text())
+    document["model"]["data_stat_nbatch"] = 100
+    # DeePMD-kit asks for these sections also where the filter does not use them
+    document |= {"learning_rate": {"start_lr": 0.001}, "loss": {}}
+    training = document["training"]
+    del training["validation_data"]
+    systems = sorted(str(path.parent) for path in data.glob("validation/*/type.raw"))
+    training["training_data"] = {"systems": systems, "batch_size": 4}
+    path = folder / "input.json"
+    path.write_text(json.dumps(document, indent=2))
+    return path
