@@ -17,8 +17,8 @@ from alchemi_bridge.potentials.deepmd import Definition, FrameResults, evaluate
 from alchemi_bridge.training import checkpoint as files
 from alchemi_bridge.training.checkpoint import Checkpoint
 from alchemi_bridge.training.curve import LearningCurve
-from alchemi_bridge.training.input import DataInput, TrainingInput
 from alchemi_bridge.training.finetune import starting_model
+from alchemi_bridge.training.input import DataInput, TrainingInput
 from alchemi_bridge.training.loading import Batch, Batches, Buffered
 from alchemi_bridge.training.preparation import new_model, resolve, shift_bias
 from alchemi_bridge.training.ranks import Ranks
@@ -212,7 +212,8 @@ class Training:
 
     def _validation_batches(self) -> Iterator[Batch]:
         """All, or as many as the input asks for, in an order that the step decides."""
-        assert self._validation is not None and self.settings.validation is not None
+        assert self._validation is not None
+        assert self.settings.validation is not None
         n_batches = self.settings.validation.n_batches
         epoch = self._validation.epoch(0 if n_batches is None else self.step)
         return islice(epoch, n_batches)
@@ -231,7 +232,10 @@ class Training:
                 definition=self.definition,
                 step=self.step,
                 model=self.model.state_dict(),
-                optimiser={"name": self.settings.optimiser.name, **self._stepper.optimiser.state_dict()},
+                optimiser={
+                    "name": self.settings.optimiser.name,
+                    **self._stepper.optimiser.state_dict(),
+                },
                 plan=self._plan,
             ),
         )
