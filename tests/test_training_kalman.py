@@ -18,18 +18,24 @@ KALMAN = {"training__opt_type": "LKF", "loss__start_pref_v": 0, "loss__limit_pre
 
 
 def test_updates_are_those_of_the_formulas() -> None:
-    """Three blocks; weights, covariances and forgetting after several updates."""
+    """Three blocks; weights, covariances and forgetting after several updates.
+
+    A matrix of six weights does not fit into a block of five, and is divided column by column; the
+    next two parameters do together.
+    """
     random = np.random.default_rng(0)
-    parameters = [torch.nn.Parameter(torch.from_numpy(random.normal(size=s))) for s in ((3, 2), 4)]
-    kalman = KalmanFilter(iter(parameters), 4)
-    w = np.concatenate([p.detach().numpy().flatten() for p in parameters])
-    blocks = [slice(0, 3), slice(3, 6), slice(6, 10)]
+    shapes = ((3, 2), (4,), (1,))
+    parameters = [torch.nn.Parameter(torch.from_numpy(random.normal(size=s))) for s in shapes]
+    kalman = KalmanFilter(iter(parameters), 5)
+    w = np.concatenate([p.detach().numpy().T.flatten() for p in parameters])
+    blocks = [slice(0, 5), slice(5, 6), slice(6, 11)]
     p = [np.eye(b.stop - b.start) for b in blocks]
     forgetting = 0.98
     for _ in range(5):
-        h, error = random.normal(size=10), random.uniform()
-        parameters[0].grad = torch.from_numpy(h[:6].reshape(3, 2).copy())
-        parameters[1].grad = torch.from_numpy(h[6:].copy())
+        h, error = random.normal(size=11), random.uniform()
+        parameters[0].grad = torch.from_numpy(h[:6].reshape(2, 3).T.copy())
+        parameters[1].grad = torch.from_numpy(h[6:10].copy())
+        parameters[2].grad = torch.from_numpy(h[10:].copy())
         kalman.update(torch.tensor(error, dtype=torch.float64))
         a = 1 / sum(forgetting + h[b] @ q @ h[b] for b, q in zip(blocks, p, strict=True))
         for k, b in enumerate(blocks):
@@ -37,7 +43,7 @@ def test_updates_are_those_of_the_formulas() -> None:
             w[b] += a * error * gain
             p[k] = (p[k] - a * np.outer(gain, gain)) / forgetting
         forgetting = 0.9987 * forgetting + 1 - 0.9987
-    found = np.concatenate([q.detach().numpy().flatten() for q in parameters])
+    found = np.concatenate([q.detach().numpy().T.flatten() for q in parameters])
     np.testing.assert_allclose(found, w, rtol=1e-12)
     state = kalman.state[parameters[0]]
     for mine, expected in zip(state["covariances"], p, strict=True):
@@ -63,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_training_with_the_filter_learns(folder: Path) -> None:
     path = training_parts.write_input(
-        folder, **KALMAN, training__numb_steps=40, training__disp_freq=40,
+        folder, **KALMAN, training__numb_steps=20, training__disp_freq=20, training__save_freq=20,
         training__validation_data={"systems": "data"},
     )  # fmt: skip
     rows = _train(path, folder / "out").curve.rows
@@ -71,12 +77,14 @@ def test_a_training_with_the_filter_learns(folder: Path) -> None:
 
 
 def test_restart_keeps_the_covariances(folder: Path) -> None:
-    path = training_parts.write_input(folder, **KALMAN)
+    path = training_parts.write_input(
+        folder, **KALMAN, training__numb_steps=5, training__save_freq=3
+    )
     _train(path, folder / "whole")
-    _train(path, folder / "cut", stop=7)
+    _train(path, folder / "cut", stop=4)
     _train(path, folder / "cut", Start(restart=folder / "cut" / "model.ckpt"))
     whole, cut = (
-        checkpoints.load(folder / name / "model.ckpt-12.pt").model for name in ("whole", "cut")
+        checkpoints.load(folder / name / "model.ckpt-5.pt").model for name in ("whole", "cut")
     )
     for name, tensor in whole.items():
         assert torch.equal(cut[name], tensor), name
@@ -86,7 +94,7 @@ def test_what_the_filter_can_not_do_is_refused(folder: Path) -> None:
     path = training_parts.write_input(folder, training__opt_type="LKF")
     with pytest.raises(ConfigurationError, match=r"loss\.start_pref_v"):
         _train(path, folder / "out")
-    adam = training_parts.write_input(folder)
+    adam = training_parts.write_input(folder, training__numb_steps=1)
     _train(adam, folder / "out")
     path = training_parts.write_input(folder, **KALMAN)
     with pytest.raises(ConfigurationError, match="state of another optimiser"):

@@ -14,38 +14,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alchemi_bridge.errors import ConfigurationError, first_line
+from alchemi_bridge.errors import ConfigurationError, InputError, first_line
 from alchemi_bridge.potentials.deepmd.section import Section
-from alchemi_bridge.training.loss import LossWeights, Prefactor
+from alchemi_bridge.training.loss import LossWeights
 from alchemi_bridge.training.schedule import ExponentialDecay
+from alchemi_bridge.training.sections import (
+    OptimiserInput,
+    read_optimiser,
+    read_rate,
+    read_weights,
+)
 from alchemi_bridge.training.systems import find_systems
 
-OPTIMISERS = ("adam", "lkf")
+#: Names of the number of steps, and of epochs.
+_STEPS = ("numb_steps", "stop_batch", "num_step", "num_steps", "numb_step")
+_EPOCHS = ("numb_epoch", "num_epochs", "num_epoch", "numb_epochs")
 
 _IGNORED_TRAINING = (
     # about output that is not written here
     *("disp_training", "time_training", "profiling", "profiling_file", "enable_profiler"),
-    *("tensorboard", "tensorboard_log_dir", "tensorboard_freq", "numb_test", "stat_file"),
+    *("tensorboard", "tensorboard_log_dir", "tensorboard_freq", "numb_test", "disp_avg"),
+    *("stat_file", "stat_file_mode"),
+    # about how things are computed there, not what
+    *("neighbor_graph_method", "enable_compile"),
+    # ask for nothing without enable_ema
+    *("ema_decay", "ema_ckpt_keep"),
 )
 _NEUTRAL_TRAINING: dict[str, tuple[Any, ...]] = {
     "mixed_precision": (None,),
-    "warmup_steps": (0, None),
+    **dict.fromkeys(("warmup_steps", "warmup_ratio", "warmup_start_factor"), (0, None)),
     "gradient_max_norm": (0, 0.0, None),
     "change_bias_after_training": (False, None),
     "zero_stage": (0, None),
-    "numb_epoch": (None,),
-}
-_NEUTRAL_LOSS: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys(("start_pref_ae", "limit_pref_ae", "start_pref_pf", "limit_pref_pf"), (0,)),
-    **dict.fromkeys(("start_pref_gf", "limit_pref_gf", "numb_generalized_coord"), (0,)),
-    **dict.fromkeys(("enable_atom_ener_coeff", "use_huber", "use_l1_all"), (False,)),
-    "relative_f": (None,),
-}
-_NEUTRAL_RATE: dict[str, tuple[Any, ...]] = {
-    "scale_by_worker": ("none",),
-    "stop_lr_ratio": (None,),
-    "warmup_steps": (0, None),
-    "warmup_ratio": (None,),
+    "acc_freq": (1,),
+    **dict.fromkeys(("enable_ema", "enable_tf32"), (False,)),
+    **dict.fromkeys(("save_dir", "ckpt_keep_ratio"), (None,)),
+    **dict.fromkeys(_EPOCHS, (None,)),
 }
 _NEUTRAL_DATA: dict[str, tuple[Any, ...]] = {
     # the index table draws each system as often as it has batches, which is this
@@ -53,7 +57,12 @@ _NEUTRAL_DATA: dict[str, tuple[Any, ...]] = {
     "auto_prob_style": ("prob_sys_size",),
     "sys_probs": (None,),
     "sys_weights": (None,),
+    "rglob_patterns": (None,),
+    "min_pair_dist": (0, None),
 }
+
+
+_NEUTRAL_ROOT: dict[str, tuple[Any, ...]] = {"nvnmd": ({}, None), "validating": ({}, None)}
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,14 @@ class DataInput:
         Frames in a batch of each system and rank; None: as many as ``least_atoms`` need.
     least_atoms
         Smallest number of atoms in a batch where its size is None.
+    n_batches
+        Of validation data: how many batches a row of the learning curve is made of; all if None.
     """
 
     systems: tuple[Path, ...]
     batch_sizes: tuple[int | None, ...]
     least_atoms: int = 32
+    n_batches: int | None = None
 
     def batch_size(self, system: int, n_atoms: int) -> int:
         """Frames in a batch of a system with ``n_atoms`` atoms."""
@@ -94,8 +106,8 @@ class TrainingInput:
         Data; validation may be None.
     n_steps, seed
         Number of steps; of the weights and of the order of the data.
-    optimiser, block_size
-        A name of :data:`OPTIMISERS`; largest block of the Kalman filter.
+    optimiser
+        Which one, and its settings.
     curve_file, curve_freq
         Learning curve, and steps between its rows.
     checkpoint, checkpoint_freq, checkpoints_kept
@@ -109,8 +121,7 @@ class TrainingInput:
     validation: DataInput | None
     n_steps: int
     seed: int
-    optimiser: str
-    block_size: int
+    optimiser: OptimiserInput
     curve_file: str
     curve_freq: int
     checkpoint: str
@@ -144,33 +155,44 @@ def read_input(path: str | Path) -> TrainingInput:
     # the data are read by it; the rest of the section is checked when they are there
     model.texts("type_map")
     training = root.section("training")
-    n_steps = training.count("numb_steps" if "stop_batch" not in training.values else "stop_batch",
-                             0)  # fmt: skip
-    optimiser, block_size = _optimiser(root, training)
+    n_steps = _steps(training)
+    optimiser = read_optimiser(root, training)
     seed = training.get("seed", 1)
     if seed is None or isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise training.refuse("seed", "an integer from 0", repr(seed), "write 1, for example")
-    validation = training.values.get("validation_data")
+    rate, weights = read_rate(root, n_steps), read_weights(root)
+    try:
+        data = _data(training, "training_data", path.parent)
+        given = training.get("validation_data")
+        validation = _data(training, "validation_data", path.parent) if given else None
+    except InputError as error:
+        raise _with_comment(error, document.get("_comment")) from error
     result = TrainingInput(
         model=model.values,
-        rate=_rate(root, n_steps),
-        weights=_weights(root),
-        training=_data(training, "training_data", path.parent),
-        validation=_data(training, "validation_data", path.parent) if validation else None,
+        rate=rate,
+        weights=weights,
+        training=data,
+        validation=validation,
         n_steps=n_steps,
         seed=seed,
         optimiser=optimiser,
-        block_size=block_size,
         curve_file=_name(training, "disp_file", "lcurve.csv"),
         curve_freq=training.count("disp_freq", 1000),
         checkpoint=_name(training, "save_ckpt", "model.ckpt"),
         checkpoint_freq=training.count("save_freq", 1000),
         checkpoints_kept=training.count("max_ckpt_keep", 5),
     )
-    training.get("validation_data")
     training.finish(_IGNORED_TRAINING, _NEUTRAL_TRAINING)
-    root.finish((), {"nvnmd": ({}, None), "validating": ({}, None)})
+    root.finish((), _NEUTRAL_ROOT)
     return result
+
+
+def _with_comment(error: InputError, comment: Any) -> InputError:
+    """The same error; who wrote the file may have said there where the data come from."""
+    if not isinstance(comment, str):
+        return error
+    fix = f"{error.fix}; the input file says: {comment}"
+    return InputError(error.what, expected=error.expected, got=error.got, fix=fix)
 
 
 def _document(path: Path) -> Any:
@@ -214,64 +236,19 @@ def _check_version(document: Any, path: Path) -> None:
         )
 
 
-def _optional(root: Section, key: str) -> Section:
-    return root.section(key) if key in root.values else Section({}, f"{root.where}.{key}")
-
-
-def _optimiser(root: Section, training: Section) -> tuple[str, int]:
-    section, key = training, "opt_type"
-    if "optimizer" in root.values:
-        section, key = root.section("optimizer"), "type"
-    name = section.choice(key, OPTIMISERS, "adam")
-    block_size = section.count("kf_blocksize", 5120)
-    for key in ("kf_start_pref_e", "kf_limit_pref_e", "kf_start_pref_f", "kf_limit_pref_f"):
-        if section.number(key, 1.0) != 1.0:
-            raise section.refuse(
-                key, "1", repr(section.values[key]), "other weights are not supported"
-            )
-    if section is not training:
-        section.finish((), {})
-    return name, block_size
-
-
-def _rate(root: Section, n_steps: int) -> ExponentialDecay:
-    section = _optional(root, "learning_rate")
-    section.choice("type", ("exp",), "exp")
-    start = section.number("start_lr", 1e-3, above=0.0)
-    stop = section.number("stop_lr", 1e-8, above=0.0)
-    if stop > start:
-        raise section.refuse(
-            "stop_lr", f"at most start_lr, {start:g}", f"{stop:g}", "choose a smaller one"
+def _steps(training: Section) -> int:
+    given = [key for key in (*_STEPS, *_EPOCHS) if training.values.get(key) is not None]
+    if len(given) > 1:
+        raise training.refuse(given[1], "one number of steps", f"also {given[0]}", "take one out")
+    if given and given[0] in _EPOCHS:
+        raise training.refuse(
+            given[0],
+            "the number of steps, numb_steps",
+            "a number of epochs",
+            "multiply it by the batches of an epoch, which 'train --json' reports",
         )
-    decay_steps = section.count("decay_steps", 5000)
-    smooth = section.flag("smooth", False)
-    if section.get("decay_rate") is None:
-        rate = ExponentialDecay.over(n_steps, start, stop, decay_steps, smooth)
-    else:
-        factor = section.number("decay_rate", 1.0, above=0.0)
-        rate = ExponentialDecay(start, stop, decay_steps, factor, smooth)
-    section.finish((), _NEUTRAL_RATE)
-    return rate
-
-
-def _weights(root: Section) -> LossWeights:
-    section = _optional(root, "loss")
-    section.choice("type", ("ener",), "ener")
-    found = []
-    for letter, start, limit in (("e", 0.02, 1.0), ("f", 1000.0, 1.0), ("v", 0.0, 0.0)):
-        pair = []
-        for key, default in ((f"start_pref_{letter}", start), (f"limit_pref_{letter}", limit)):
-            value = section.number(key, default)
-            if value < 0.0:
-                raise section.refuse(key, "zero or more", f"{value:g}", "choose another weight")
-            pair.append(value)
-        found.append(Prefactor(*pair))
-    section.finish((), _NEUTRAL_LOSS)
-    if all(one.start == one.limit == 0.0 for one in found):
-        raise section.refuse(
-            "start_pref_e", "a weight of energy, force or virial", "zeros only", "set one of them"
-        )
-    return LossWeights(*found)
+    training.used |= set(_STEPS)
+    return training.count(given[0] if given else _STEPS[0], 0)
 
 
 def _data(training: Section, key: str, beside: Path) -> DataInput:
@@ -292,10 +269,22 @@ def _data(training: Section, key: str, beside: Path) -> DataInput:
             folder = beside / folder
         folders.append(folder)
     # a list names systems, one text a folder in which they are
-    systems = [s for f in folders for s in (find_systems(f) if isinstance(entry, str) else [f])]
+    whole = isinstance(entry, list)
+    systems = [s for f in folders for s in ([f] if whole and f.is_dir() else find_systems(f))]
+    places = [system.resolve() for system in systems]
+    if len(set(places)) < len(places):
+        twice = systems[max(range(len(places)), key=lambda k: places.count(places[k]))]
+        raise section.refuse(
+            "systems", "every system once: an epoch has every frame once", f"'{twice}' twice",
+            "take one out",
+        )  # fmt: skip
     sizes, least = _batch_sizes(section, len(systems))
-    section.finish(("numb_btch", "numb_batch"), _NEUTRAL_DATA)
-    return DataInput(tuple(systems), sizes, least)
+    n_batches = None
+    if key == "validation_data":
+        name = "numb_batch" if "numb_batch" in section.values else "numb_btch"
+        n_batches = None if section.get(name) is None else section.count(name, 1)
+    section.finish((), _NEUTRAL_DATA)
+    return DataInput(tuple(systems), sizes, least, n_batches)
 
 
 def _batch_sizes(section: Section, n_systems: int) -> tuple[tuple[int | None, ...], int]:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from alchemi_bridge.potentials.deepmd import Definition, FrameResults, evaluate
 from alchemi_bridge.training import checkpoint as files
 from alchemi_bridge.training.checkpoint import Checkpoint
 from alchemi_bridge.training.curve import LearningCurve
+from alchemi_bridge.training.finetune import starting_model
 from alchemi_bridge.training.input import DataInput, TrainingInput
 from alchemi_bridge.training.loading import Batch, Batches, Buffered
 from alchemi_bridge.training.preparation import new_model, resolve, shift_bias
@@ -36,8 +38,8 @@ class Start:
     restart
         Checkpoint to go on from, step and optimiser included.
     finetune
-        Checkpoint whose weights are taken for other data, from step zero; the energy bias is
-        fitted to the data.
+        Checkpoint, or se_e2_a model of DeePMD-kit, whose weights are taken for other data, from
+        step zero; the energy bias is fitted to the data.
     """
 
     restart: Path | None = None
@@ -86,20 +88,20 @@ class Training:
                 fix="choose one",
             )
         self.settings, self.ranks, self._folder = settings, ranks, folder
-        source = start.restart or start.finetune
-        found = None if source is None else files.load(source)
+        found = None if start.restart is None else files.load(start.restart)
         names = settings.model.get("type_map")
         type_map = names if isinstance(names, list) else []
         systems = read_systems(settings.training.systems, type_map)
-        if found is None:
+        if found is not None:
+            model, self.definition = found.build(), found.definition
+            _check_same(settings, self.definition)
+        elif start.finetune is not None:
+            model, self.definition = starting_model(start.finetune)
+            _check_same(settings, self.definition)
+            shift_bias(model, self.definition, systems)
+        else:
             self.definition = resolve(settings.model, systems)
             model = new_model(self.definition, systems, settings.seed)
-        else:
-            self.definition = found.definition
-            _check_same(settings, found.definition)
-            model = found.build()
-            if start.finetune:
-                shift_bias(model, self.definition, systems)
         self.model = model.to(ranks.device)
         self.step = 0
         self._stepper = stepper(settings, self.model, ranks)
@@ -111,7 +113,7 @@ class Training:
         self._plan = {
             "seed": settings.seed, "ranks": ranks.n_ranks, "batches": len(self._batches),
         }  # fmt: skip
-        if found is not None and start.restart:
+        if found is not None:
             self._go_on(found)
         self.curve = LearningCurve(folder / settings.curve_file, self.step)
         module = Evaluated(self.model)
@@ -148,10 +150,10 @@ class Training:
             )
         state = dict(found.optimiser)
         name = state.pop("name", None)
-        if name != self.settings.optimiser:
+        if name != self.settings.optimiser.name:
             raise ConfigurationError(
                 "restart",
-                expected=f"a checkpoint of a training with {self.settings.optimiser}",
+                expected=f"a checkpoint of a training with {self.settings.optimiser.name}",
                 got=f"one with {name}: the state of another optimiser",
                 fix="choose the optimiser of that training, or start with --finetune",
             )
@@ -187,7 +189,7 @@ class Training:
         self.ranks.wait()
 
     def _report(self, done: tuple[FrameResults, Batch] | None) -> None:
-        """A row of the learning curve: RMSEs of the last batch, and of all validation frames."""
+        """A row of the learning curve: RMSEs of the last batch, and of validation frames."""
         sums = ErrorSums()
         if done is None:
             batch = next(iter(self._batches.steps(0, 1))).to(self.ranks.device)
@@ -197,7 +199,7 @@ class Training:
         training, validation = sums.rmse(), None
         if self._validation is not None:
             others = ErrorSums()
-            for one in self._validation.epoch(0):
+            for one in self._validation_batches():
                 batch = one.to(self.ranks.device)
                 others.add(self._evaluate(batch), batch.targets)
             others.sums = self.ranks.sum(others.sums)
@@ -207,6 +209,14 @@ class Training:
         if self.ranks.is_first:
             rate = self.settings.rate(max(self.step - 1, 0))
             self.curve.add(self.step, rate, training, validation)
+
+    def _validation_batches(self) -> Iterator[Batch]:
+        """All, or as many as the input asks for, in an order that the step decides."""
+        assert self._validation is not None
+        assert self.settings.validation is not None
+        n_batches = self.settings.validation.n_batches
+        epoch = self._validation.epoch(0 if n_batches is None else self.step)
+        return islice(epoch, n_batches)
 
     def _evaluate(self, batch: Batch) -> FrameResults:
         return evaluate(self.model, batch.coordinates, batch.cells, batch.types, batch.pairs)
@@ -222,7 +232,10 @@ class Training:
                 definition=self.definition,
                 step=self.step,
                 model=self.model.state_dict(),
-                optimiser={"name": self.settings.optimiser, **self._stepper.optimiser.state_dict()},
+                optimiser={
+                    "name": self.settings.optimiser.name,
+                    **self._stepper.optimiser.state_dict(),
+                },
                 plan=self._plan,
             ),
         )

@@ -26,11 +26,22 @@ class Prefactor:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the mean squared errors: energy in eV, force in eV/Å, virial in eV."""
+    """Weights of the mean squared errors: energy in eV, force in eV/Å, virial in eV.
+
+    Attributes
+    ----------
+    energy, force, virial
+        DeePMD-kit 3.2 leaves a term out if either end of its prefactor is zero, though its
+        documentation says both; here both must be.
+    intensive
+        Divide the squared errors of energy and virial by the square of the number of atoms, instead
+        of by the number.
+    """
 
     energy: Prefactor
     force: Prefactor
     virial: Prefactor
+    intensive: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +93,11 @@ def loss(
         () float64; summed over the ranks it is the mean over the frames of the batch.
     """
     n_atoms = targets.forces.shape[1]
+    size = n_atoms**2 if weights.intensive else n_atoms
     factors = {
-        "energy": weights.energy.at(ratio) / n_atoms,
+        "energy": weights.energy.at(ratio) / size,
         "force": weights.force.at(ratio),
-        "virial": weights.virial.at(ratio) / n_atoms,
+        "virial": weights.virial.at(ratio) / size,
     }
     # a term with weight zero stays: every parameter must have a gradient on every rank
     total = sum(factors[name] * error for name, error in squared_errors(results, targets).items())

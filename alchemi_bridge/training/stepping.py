@@ -77,13 +77,14 @@ def stepper(settings: TrainingInput, model: torch.nn.Module, ranks: Ranks) -> St
     ConfigurationError
         If the optimiser can not do what the input asks for.
     """
-    if settings.optimiser == "adam":
+    if settings.optimiser.name != "lkf":
         return AdamSteps(settings, model, ranks)
     virial = settings.weights.virial
     if virial.start or virial.limit:
         raise ConfigurationError(
             "loss.start_pref_v and loss.limit_pref_v",
-            expected="zero with the Kalman filter, which learns from energies and forces",
+            expected="zero with the Kalman filter, which learns from energies and forces only, "
+            "as in DeePMD-kit",
             got=f"{virial.start:g} and {virial.limit:g}",
             fix="set both to zero, or train with Adam",
         )
@@ -95,7 +96,11 @@ class AdamSteps:
 
     def __init__(self, settings: TrainingInput, model: torch.nn.Module, ranks: Ranks) -> None:
         self._settings, self._ranks = settings, ranks
-        self.optimiser: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        wanted = settings.optimiser
+        kind = torch.optim.AdamW if wanted.name == "adamw" else torch.optim.Adam
+        self.optimiser: torch.optim.Optimizer = kind(
+            model.parameters(), betas=wanted.betas, weight_decay=wanted.weight_decay, fused=True
+        )
 
     def step(self, module: torch.nn.Module, batch: Batch, number: int) -> FrameResults:
         """See :meth:`Stepper.step`."""
@@ -116,47 +121,64 @@ class AdamSteps:
 class KalmanSteps:
     """An update by energies and some by forces of some atoms; see :class:`Stepper`.
 
-    Learning rate and prefactors of the loss are not used.
+    Learning rate and prefactors of the loss are not used; measurements have factors of their own.
     """
 
     def __init__(self, settings: TrainingInput, model: torch.nn.Module, ranks: Ranks) -> None:
-        self._seed, self._ranks = settings.seed, ranks
-        self._filter = KalmanFilter(model.parameters(), settings.block_size)
+        self._settings, self._ranks = settings, ranks
+        self._filter = KalmanFilter(model.parameters(), settings.optimiser.block_size)
         self.optimiser: torch.optim.Optimizer = self._filter
 
     def step(self, module: torch.nn.Module, batch: Batch, number: int) -> FrameResults:
         """See :meth:`Stepper.step`."""
+        wanted, way = self._settings.optimiser, number / self._settings.n_steps
         results = FrameResults(*module(batch))
         n_atoms = results.forces.shape[1]
         self._update(
             results.energies[:, None] / n_atoms, batch.targets.energies[:, None] / n_atoms,
-            batch, results,
+            wanted.energy.at(way), batch, results,
         )  # fmt: skip
-        # the same atoms on all ranks, whose frames are of the same system
-        order = np.random.default_rng([self._seed, 2, number]).permutation(n_atoms)
-        for k in range(FORCE_UPDATES):
-            chosen = order[k * ATOMS_OF_UPDATE : (k + 1) * ATOMS_OF_UPDATE]
-            if len(chosen) == 0:
-                break
-            atoms = torch.from_numpy(chosen).to(results.forces.device)
+        for atoms in measured_atoms(n_atoms, self._settings.seed, number):
+            chosen = torch.from_numpy(atoms).to(results.forces.device)
             found = FrameResults(*module(batch))
-            predicted = found.forces[:, atoms].flatten(1)
-            self._update(predicted, batch.targets.forces[:, atoms].flatten(1), batch, found)
+            # forces are divided by the number of atoms, too: DeePMD-kit's weight of both kinds
+            predicted = found.forces[:, chosen].flatten(1) / n_atoms
+            targets = batch.targets.forces[:, chosen].flatten(1) / n_atoms
+            self._update(predicted, targets, wanted.force.at(way), batch, found)
         return FrameResults(
             results.energies.detach(), results.forces.detach(), results.virials.detach()
         )
 
     def _update(
-        self, predicted: torch.Tensor, wanted: torch.Tensor, batch: Batch, results: FrameResults
+        self,
+        predicted: torch.Tensor,
+        wanted: torch.Tensor,
+        factor: float,
+        batch: Batch,
+        results: FrameResults,
     ) -> None:
-        """One measurement, the mean of (F, M) predictions over the frames of all ranks."""
+        """One measurement: over all ranks the sum over frames of the mean of (F, M) predictions.
+
+        As in DeePMD-kit its error is not the sum of the frames' errors but their mean times the
+        square root of the number of frames. That is what one process does; DeePMD-kit's ranks take
+        the mean of their measurements instead, here two ranks follow one with the double batch.
+        """
         errors = wanted - predicted.detach()
-        weights = batch.targets.weights[:, None] / (batch.n_batch * errors.shape[1])
-        measured = (weights * torch.sign(errors) * predicted).sum()
+        signs = torch.where(errors < 0.0, -1.0, 1.0)
+        weights = factor * batch.targets.weights[:, None] / errors.shape[1]
+        measured = (weights * signs * predicted).sum()
         self._filter.zero_grad(set_to_none=True)
         # every parameter must have a gradient on every rank: forces do not ask for all
         measured = measured * self._ranks.n_ranks + 0.0 * results.energies.sum()
         measured.backward()
-        error = self._ranks.sum((weights * errors.abs()).sum())
-        # the larger a batch, the surer its mean: DeePMD-kit's factor
+        error = self._ranks.sum((weights * errors.abs()).sum()) / batch.n_batch
         self._filter.update(error.to(errors.device) * batch.n_batch**0.5)
+
+
+def measured_atoms(n_atoms: int, seed: int, number: int) -> np.ndarray:
+    """(4, 6) int64 atoms of each update by forces in a step; an atom may be drawn twice.
+
+    They are the same on all ranks, whose frames are of the same system.
+    """
+    random = np.random.default_rng([seed, 2, number])
+    return random.integers(n_atoms, size=(FORCE_UPDATES, ATOMS_OF_UPDATE))

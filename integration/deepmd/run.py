@@ -44,6 +44,9 @@ def main() -> int:
         step(theirs, "declare_operators.py", "compress", source, target, training_input)
     step(ours, "native_models.py", folder)
     step(theirs, "load_native.py", folder)
+    step(ours, "train_native.py", folder)
+    step(theirs, "train_deepmd.py", folder)
+    step(ours, "time_step.py", folder, theirs)
     return subprocess.run(
         [ours, str(HERE / "compare.py"), str(folder), args.results], check=False
     ).returncode

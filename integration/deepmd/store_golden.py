@@ -1,4 +1,4 @@
-"""Store what the tests of the native model compare with: weights, structures, DeePMD-kit's numbers.
+"""Store what tests compare with: weights, structures, trainings, DeePMD-kit's numbers.
 
 ``python store_golden.py FOLDER TARGET``, with FOLDER as ``run.py`` leaves it. The frozen files are
 not stored: they hold DeePMD-kit's code, which has a licence of its own.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from cases import MODELS, structures
+from training_cases import TRAININGS
 
 from alchemi_bridge.potentials.deepmd.frozen import read_frozen
 
@@ -28,9 +29,41 @@ STRUCTURES = ("triclinic", "small", "molecule", "no-neighbours")
 LEFT_OUT = ("._networks.", ".compress_", ".emask.", "default_fparam")
 
 
+def store_trainings(folder: Path, target: Path) -> None:
+    """One file with inputs, data, first weights and DeePMD-kit's numbers of all trainings.
+
+    Weights are behind each other, sorted by their names: hundreds of arrays would take more room
+    for their names than for their numbers.
+    """
+    arrays = {}
+    for name in TRAININGS:
+        place = folder / "training" / name
+        document = json.loads((place / "input.json").read_text())
+        document["training"]["training_data"]["systems"] = ["system"]
+        arrays[f"{name}/input"] = np.array(json.dumps(document))
+        with np.load(place / "native.npz") as file:
+            first = {k: v for k, v in file.items() if k.startswith("first/")}
+        with np.load(place / "deepmd.npz") as file:
+            found = {**first, **file}
+        for kind in ("first", "gradient", "last"):
+            keys = sorted(k for k in found if k.startswith(f"{kind}/") and ".networks." in k)
+            if keys:
+                arrays[f"{name}/{kind}"] = np.concatenate([found[key].ravel() for key in keys])
+        for key in sorted(found):
+            if key in ("loss", "rates") or key.startswith("statistics/"):
+                arrays[f"{name}/{key.rpartition('.')[2]}"] = found[key]
+    system = folder / "training" / name / "system"
+    for text in ("type.raw", "type_map.raw"):
+        arrays[f"system/{text}"] = np.array((system / text).read_text())
+    for path in system.glob("set.000/*.npy"):
+        arrays[f"system/{path.stem}"] = np.load(path)
+    np.savez_compressed(target, **arrays)
+
+
 def main(folder: Path, target: Path) -> None:
     """Write one file for each model."""
     target.mkdir(parents=True, exist_ok=True)
+    store_trainings(folder, target.parent / "deepmd_training.npz")
     for name in NAMES:
         file = read_frozen(folder / f"{name}.pth")
         arrays = {"definition": np.array(json.dumps(file.definition))}
