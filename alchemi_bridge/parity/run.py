@@ -42,8 +42,8 @@ class Settings:
     seconds_per_case
         Time after which no further round of steps starts; at least three rounds are timed.
     warm_up
-        Steps before the first timed one: TorchScript optimises during the first calls of a model, and
-        a provider tries ways of running it during some 15 steps.
+        Steps before the first timed one: TorchScript optimises during the first calls of a model,
+        and a provider tries ways of running it during some 15 steps.
     threads
         Threads of torch; one makes times comparable.
     options
