@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alchemi_bridge.cli.console import (
     print_json,
@@ -13,6 +14,12 @@ from alchemi_bridge.cli.console import (
     progress,
     stdout_console,
 )
+from alchemi_bridge.cli.convert import atomic_numbers
+from alchemi_bridge.cli.model_errors import (
+    errors_of_model,
+    is_model_file,
+    systems_with_elements,
+)
 from alchemi_bridge.cli.options import (
     add_command,
     apply_threads,
@@ -20,6 +27,11 @@ from alchemi_bridge.cli.options import (
     json_option,
     positive_integer,
 )
+from alchemi_bridge.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from alchemi_bridge.training import TrainingSystem
+    from alchemi_bridge.training.rmse import ErrorSums
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,14 +39,25 @@ def add_parser(subparsers: Any) -> None:
     parser = add_command(
         subparsers,
         "test",
-        description="Root mean square errors of a trained DeePMD model on labelled systems.",
+        description="Root mean square errors on labelled systems (DeePMD's npy format), of a "
+        "checkpoint of 'train' or of any metatomic model.",
         parents=[json_option()],
     )
     parser.add_argument(
-        "checkpoint", metavar="CKPT", help="checkpoint; NAME stands for the last of NAME-STEP.pt"
+        "model",
+        metavar="MODEL",
+        help="checkpoint (NAME stands for the last of NAME-STEP.pt) or metatomic model",
     )
     parser.add_argument(
         "systems", metavar="FOLDER", nargs="+", help="systems, or folders with systems in them"
+    )
+    parser.add_argument(
+        "--types",
+        metavar="NAME=NUMBER",
+        action="append",
+        default=[],
+        help="for metatomic models: atomic number of a type that is not named by its symbol; may "
+        "be repeated",
     )
     parser.add_argument("--threads", metavar="N", type=positive_integer, help="threads")
     parser.set_defaults(run=run)
@@ -43,18 +66,24 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command (see the module's ``--help``)."""
     check_threads(args)
-    from alchemi_bridge.training import find_systems, read_system
-    from alchemi_bridge.training.checkpoint import load
-    from alchemi_bridge.training.rmse import ErrorSums, errors_of
+    numbers = atomic_numbers(args.types)
+    from alchemi_bridge.training import find_systems
+    from alchemi_bridge.training.rmse import ErrorSums
 
     apply_threads(args)
-    found = load(args.checkpoint)
-    model, definition = found.build(), found.definition
     folders = [system for name in args.systems for system in find_systems(Path(name))]
-    systems = [read_system(folder, definition.type_map) for folder in folders]
+    model_file = is_model_file(Path(args.model))
+    if numbers and not model_file:
+        raise ConfigurationError(
+            "--types", expected="a metatomic model", got="a checkpoint, which knows its types",
+            fix="leave it out",
+        )  # fmt: skip
+    systems, errors_of = (
+        _of_model(args.model, folders, numbers) if model_file else _of_checkpoint(args.model, folders)
+    )
     total, rows = ErrorSums(), []
     for system in progress(systems, "testing"):
-        sums = errors_of(model, system, definition.rcut)
+        sums = errors_of(system)
         total.sums += sums.sums
         rows.append(_row(str(system.folder), system.n_frames, system.n_atoms, sums.rmse()))
     n_frames = sum(system.n_frames for system in systems)
@@ -64,6 +93,28 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print([*rows, whole])
     return 0
+
+
+_Prepared = tuple["list[TrainingSystem]", "Callable[[TrainingSystem], ErrorSums]"]
+
+
+def _of_checkpoint(name: str, folders: list[Path]) -> _Prepared:
+    from alchemi_bridge.training import read_system
+    from alchemi_bridge.training.checkpoint import load
+    from alchemi_bridge.training.rmse import errors_of
+
+    found = load(name)
+    model, definition = found.build(), found.definition
+    systems = [read_system(folder, definition.type_map) for folder in folders]
+    return systems, lambda system: errors_of(model, system, definition.rcut)
+
+
+def _of_model(name: str, folders: list[Path], numbers: dict[str, int]) -> _Prepared:
+    from alchemi_bridge import BridgeCalculator
+
+    systems, elements = systems_with_elements(folders, numbers)
+    calculator = BridgeCalculator(name)
+    return systems, lambda system: errors_of_model(calculator, system, elements)
 
 
 def _row(name: str, n_frames: int, n_atoms: int | None, rmse: dict[str, float]) -> dict[str, Any]:

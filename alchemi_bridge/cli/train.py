@@ -50,7 +50,10 @@ def add_parser(subparsers: Any) -> None:
         help="go on from a checkpoint; NAME stands for the last of NAME-STEP.pt",
     )
     start.add_argument(
-        "--finetune", metavar="CKPT", help="begin with the weights of a checkpoint, at step zero"
+        "--finetune",
+        metavar="CKPT",
+        help="begin with the weights of a checkpoint, or of a model of DeePMD-kit (frozen .pth, or "
+        "its checkpoint), at step zero",
     )
     parser.add_argument(
         "--output", metavar="FOLDER", default=".", help="where files are written (default: here)"
@@ -76,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
     from alchemi_bridge.domain.ranks import launched_ranks
     from alchemi_bridge.training import Start, Training, joined, read_input
+    from alchemi_bridge.training.ranks import said_once
 
     apply_threads(args)
     if launched_ranks() > 1 and "WORLD_SIZE" not in os.environ:
@@ -89,17 +93,17 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(
             "--device", expected="a device that is there", got="cuda, and no GPU", fix="choose cpu"
         )
-    settings = read_input(args.input)
     start = Start(
         restart=Path(args.restart) if args.restart else None,
         finetune=Path(args.finetune) if args.finetune else None,
     )
     with joined(args.device) as ranks:
-        training = Training(settings, folder, ranks, start)
+        with said_once(ranks):
+            training = Training(read_input(args.input), folder, ranks, start)
         first, began = training.step, time.perf_counter()
         steps = training.steps()
         if ranks.is_first:
-            steps = progress(steps, "training", total=settings.n_steps - first)
+            steps = progress(steps, "training", total=training.settings.n_steps - first)
         for _ in steps:
             pass
         seconds = time.perf_counter() - began

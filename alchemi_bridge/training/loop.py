@@ -18,6 +18,7 @@ from alchemi_bridge.training import checkpoint as files
 from alchemi_bridge.training.checkpoint import Checkpoint
 from alchemi_bridge.training.curve import LearningCurve
 from alchemi_bridge.training.input import DataInput, TrainingInput
+from alchemi_bridge.training.finetune import starting_model
 from alchemi_bridge.training.loading import Batch, Batches, Buffered
 from alchemi_bridge.training.preparation import new_model, resolve, shift_bias
 from alchemi_bridge.training.ranks import Ranks
@@ -37,8 +38,8 @@ class Start:
     restart
         Checkpoint to go on from, step and optimiser included.
     finetune
-        Checkpoint whose weights are taken for other data, from step zero; the energy bias is
-        fitted to the data.
+        Checkpoint, or se_e2_a model of DeePMD-kit, whose weights are taken for other data, from
+        step zero; the energy bias is fitted to the data.
     """
 
     restart: Path | None = None
@@ -87,20 +88,20 @@ class Training:
                 fix="choose one",
             )
         self.settings, self.ranks, self._folder = settings, ranks, folder
-        source = start.restart or start.finetune
-        found = None if source is None else files.load(source)
+        found = None if start.restart is None else files.load(start.restart)
         names = settings.model.get("type_map")
         type_map = names if isinstance(names, list) else []
         systems = read_systems(settings.training.systems, type_map)
-        if found is None:
+        if found is not None:
+            model, self.definition = found.build(), found.definition
+            _check_same(settings, self.definition)
+        elif start.finetune is not None:
+            model, self.definition = starting_model(start.finetune)
+            _check_same(settings, self.definition)
+            shift_bias(model, self.definition, systems)
+        else:
             self.definition = resolve(settings.model, systems)
             model = new_model(self.definition, systems, settings.seed)
-        else:
-            self.definition = found.definition
-            _check_same(settings, found.definition)
-            model = found.build()
-            if start.finetune:
-                shift_bias(model, self.definition, systems)
         self.model = model.to(ranks.device)
         self.step = 0
         self._stepper = stepper(settings, self.model, ranks)
@@ -112,7 +113,7 @@ class Training:
         self._plan = {
             "seed": settings.seed, "ranks": ranks.n_ranks, "batches": len(self._batches),
         }  # fmt: skip
-        if found is not None and start.restart:
+        if found is not None:
             self._go_on(found)
         self.curve = LearningCurve(folder / settings.curve_file, self.step)
         module = Evaluated(self.model)

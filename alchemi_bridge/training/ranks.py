@@ -10,6 +10,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from alchemi_bridge.errors import BridgeError
+
+#: Of a rank whose error another rank has said: the command line's status of bad input.
+EXIT_STATUS = 2
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -66,3 +71,26 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), place)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def said_once(ranks: Ranks) -> Iterator[None]:
+    """Let one rank raise what all of them would; all must enter the context.
+
+    If a rank fails, all leave the context: the first with each message raises it, the others exit
+    with status 2, that of bad input, and say nothing.
+    """
+    if ranks.n_ranks == 1:
+        yield
+        return
+    failure: BridgeError | None = None
+    try:
+        yield
+    except BridgeError as error:
+        failure = error
+    messages: list[str | None] = [None] * ranks.n_ranks
+    dist.all_gather_object(messages, None if failure is None else str(failure))
+    if failure is not None and str(failure) not in messages[: ranks.rank]:
+        raise failure
+    if any(messages):
+        raise SystemExit(EXIT_STATUS)

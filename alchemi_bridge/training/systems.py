@@ -23,6 +23,14 @@ _ARRAYS = {"coord": "3N", "box": "9", "energy": "1", "force": "3N", "virial": "9
 #: Å³ and Å, of a cell: below there is no room for an atom.
 _LEAST_VOLUME, _LEAST_HEIGHT = 1e-6, 0.3
 
+#: Arrays on which the labels depend, but no model that can be trained here.
+_NOT_SUPPORTED = {
+    "real_atom_types": "frames of different compositions (mixed types)",
+    "fparam": "parameters of the frames",
+    "aparam": "parameters of the atoms",
+    "spin": "spins",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingSystem:
@@ -149,7 +157,27 @@ def read_systems(folders: Sequence[Path], type_map: Sequence[str]) -> list[Train
     return [read_system(folder, type_map) for folder in folders]
 
 
-def _types(folder: Path, type_map: Sequence[str]) -> np.ndarray:
+def names_of_types(folder: Path) -> set[str]:
+    """Names of the types that atoms of a system have.
+
+    Raises
+    ------
+    InputError
+        If the system does not name them.
+    """
+    own, names = _own_types(folder)
+    if names is None:
+        raise _wrong(
+            folder / "type_map.raw",
+            "a name for each type: the model counts elements",
+            "no such file",
+            "write the names of the types, by their numbers in type.raw",
+        )
+    return {names[t] for t in own}
+
+
+def _own_types(folder: Path) -> tuple[np.ndarray, list[str] | None]:
+    """(N,) types as the system counts them, and their names if it names them."""
     path = folder / "type.raw"
     words = _words(path)
     try:
@@ -165,14 +193,7 @@ def _types(folder: Path, type_map: Sequence[str]) -> np.ndarray:
         )
     names_file = folder / "type_map.raw"
     if not names_file.exists():
-        if own.max() >= len(type_map):
-            raise _wrong(
-                path,
-                f"types below {len(type_map)}, the number of types in model.type_map",
-                str(own.max()),
-                "add type_map.raw, or the missing types to model.type_map",
-            )
-        return own
+        return own, None
     names = _words(names_file)
     if own.max() >= len(names):
         raise _wrong(
@@ -181,10 +202,24 @@ def _types(folder: Path, type_map: Sequence[str]) -> np.ndarray:
             f"{len(names)} names",
             "add the missing names",
         )
+    return own, names
+
+
+def _types(folder: Path, type_map: Sequence[str]) -> np.ndarray:
+    own, names = _own_types(folder)
+    if names is None:
+        if own.max() >= len(type_map):
+            raise _wrong(
+                folder / "type.raw",
+                f"types below {len(type_map)}, the number of types in model.type_map",
+                str(own.max()),
+                "add type_map.raw, or the missing types to model.type_map",
+            )
+        return own
     missing = sorted({names[t] for t in np.unique(own)} - set(type_map))
     if missing:
         raise _wrong(
-            names_file,
+            folder / "type_map.raw",
             f"types of model.type_map ({', '.join(type_map)})",
             ", ".join(missing),
             "add them to model.type_map in the input file",
@@ -202,6 +237,14 @@ def _words(path: Path) -> list[str]:
 
 def _read_set(folder: Path, n_atoms: int, periodic: bool) -> dict[str, np.ndarray]:
     """The arrays of one set, as (F, columns) float64."""
+    for name, what in _NOT_SUPPORTED.items():
+        if (folder / f"{name}.npy").exists():
+            raise _wrong(
+                folder / f"{name}.npy",
+                "data of which energies and forces follow from positions, types and cell alone",
+                what,
+                "this is not supported; take the file out if the labels do not depend on it",
+            )
     wanted = ["coord", "energy", "force"] + (["box"] if periodic else [])
     if periodic and (folder / "virial.npy").exists():
         wanted.append("virial")

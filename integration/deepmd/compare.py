@@ -106,6 +106,7 @@ def main(folder: Path, results: Path) -> int:
         "native_weights_in_deepmd": json.loads((folder / "native.json").read_text()),
         # relative to the largest number of the kind
         "training": json.loads((folder / "training.json").read_text()),
+        "time_of_a_training_step": json.loads((folder / "time_step.json").read_text()),
     }
     results.write_text(json.dumps(document, indent=2) + "\n")
     print("| model | code | energy (eV/atom) | forces (eV/Å) | virial (eV) |")
@@ -114,6 +115,7 @@ def main(folder: Path, results: Path) -> int:
         numbers = " | ".join(f"{entry[key]:.1e}" for key in LIMITS)
         print(f"| {entry['model']} | {entry['code']} | {numbers} |")
     sections = ("converted", "operators", "native_weights_in_deepmd", "training")
+    sections += ("time_of_a_training_step",)
     bad = [e["model"] for section in sections for e in document[section] if not e["good"]]
     for model in bad:
         print(f"not as expected: {model}", file=sys.stderr)

@@ -46,6 +46,7 @@ def main() -> int:
     step(theirs, "load_native.py", folder)
     step(ours, "train_native.py", folder)
     step(theirs, "train_deepmd.py", folder)
+    step(ours, "time_step.py", folder, theirs)
     return subprocess.run(
         [ours, str(HERE / "compare.py"), str(folder), args.results], check=False
     ).returncode
