@@ -40,14 +40,26 @@ def resolve(model: Mapping[str, Any], systems: Sequence[TrainingSystem]) -> Defi
     descriptor = model.get("descriptor")
     sel = descriptor.get("sel", "auto") if isinstance(descriptor, Mapping) else None
     if not isinstance(descriptor, Mapping) or not isinstance(sel, str):
-        return read_definition(model)
+        return _finite(read_definition(model))
     ratio = _ratio(sel)
     n_types = len(model.get("type_map") or [])
     # all the rest is checked before the data are looked at
     model = {**model, "descriptor": {**descriptor, "sel": [1] * n_types}}
-    definition = read_definition(model)
+    definition = _finite(read_definition(model))
     counted = [_multiple(ratio * n) for n in most_neighbours(systems, definition)]
     return read_definition({**model, "descriptor": {**descriptor, "sel": counted}})
+
+
+def _finite(definition: Definition) -> Definition:
+    """The same; JSON has no NaN, but Python's reader takes it."""
+    if not all(math.isfinite(energy) for energy in definition.atom_ener if energy is not None):
+        raise ConfigurationError(
+            "model.fitting_net.atom_ener",
+            expected="finite energies in eV, or null",
+            got=str(list(definition.atom_ener)),
+            fix="write null where the energy is not known",
+        )
+    return definition
 
 
 def most_neighbours(systems: Sequence[TrainingSystem], definition: Definition) -> list[int]:
