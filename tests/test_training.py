@@ -7,18 +7,29 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import deepmd_standin as standin
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import training_parts
 from ase import Atoms
 
 from alchemi_bridge import BridgeCalculator
-from alchemi_bridge.errors import ConfigurationError, ModelLoadError, NonFiniteResultError
-from alchemi_bridge.training import Start, Training, freeze, joined, read_input
+from alchemi_bridge.errors import (
+    ConfigurationError,
+    InputError,
+    ModelLoadError,
+    NonFiniteResultError,
+)
+from alchemi_bridge.potentials.deepmd import to_deepmd
+from alchemi_bridge.training import Ranks, Start, Training, finetune, freeze, joined, read_input
 from alchemi_bridge.training import checkpoint as checkpoints
-from alchemi_bridge.training.rmse import errors_of, predict
+from alchemi_bridge.training.loss import Targets
+from alchemi_bridge.training.ranks import said_once
+from alchemi_bridge.training.rmse import ErrorSums, errors_of, predict
 
 #: Two ranks sum gradients in another order than one process; Adam divides by their size, so that
 #: the difference grows in every step. Relative to the largest weight, after twelve steps.
@@ -62,7 +73,7 @@ def curve(output: Path) -> list[dict[str, str]]:
 def test_a_training_learns_and_writes_what_it_did(folder: Path) -> None:
     path = training_parts.write_input(
         folder, training__numb_steps=120, training__disp_freq=40, learning_rate__start_lr=0.02,
-        training__validation_data={"systems": "data"},
+        training__save_freq=24, training__validation_data={"systems": "data"},
     )  # fmt: skip
     training = train(path, folder / "out")
     rows = curve(folder / "out")
@@ -77,7 +88,7 @@ def test_a_training_learns_and_writes_what_it_did(folder: Path) -> None:
     assert forces[-1] == pytest.approx(float((total[1, 0] / total[1, 1]).sqrt()), rel=1e-8)
     assert (folder / "out" / "lcurve.png").read_bytes().startswith(b"\x89PNG")
     kept = checkpoints.numbered(folder / "out" / "model.ckpt")
-    assert [p.name for p in kept] == [f"model.ckpt-{n}.pt" for n in (96, 102, 108, 114, 120)]
+    assert [p.name for p in kept] == [f"model.ckpt-{n}.pt" for n in (24, 48, 72, 96, 120)]
     assert not list((folder / "out").glob(".*"))
 
 
@@ -87,7 +98,7 @@ def _systems(path: Path) -> list:
     return read_systems(read_input(path).training.systems, ("Cu", "Au"))
 
 
-@pytest.mark.parametrize("stop", [6, 9, 11])
+@pytest.mark.parametrize("stop", [6, 11])
 def test_restart_gives_the_numbers_of_no_interruption(folder: Path, stop: int) -> None:
     """Bit by bit, in the middle of an epoch; a killed run loses the steps since step 6."""
     path = training_parts.write_input(folder)
@@ -123,6 +134,101 @@ def test_finetuning_begins_with_the_weights_and_a_fitting_bias(folder: Path) -> 
         [[np.bincount(s.types, minlength=2)] * s.n_frames for s in _systems(path)]
     )
     np.testing.assert_allclose(counts.T @ residual, 0.0, atol=1e-8)
+
+
+def test_finetuning_from_models_of_deepmd_kit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint and its frozen model; their layouts, with weights under its names."""
+    path = training_parts.write_input(folder)
+    train(path, folder / "first")
+    found = checkpoints.load(folder / "first" / "model.ckpt-12.pt")
+    state = to_deepmd(found.build(), found.definition)
+    section = found.definition.to_deepmd()
+    extra = {"model_params": section, "train_infos": {"lr": 0, "step": 12}}
+    named = {f"model.Default.{key}": tensor for key, tensor in state.items()}
+    torch.save({"model": {**named, "_extra_state": extra}, "optimizer": {}}, folder / "theirs.pt")
+    module = SimpleNamespace(state_dict=lambda: state)
+    monkeypatch.setattr(
+        finetune,
+        "read_frozen",
+        lambda _: SimpleNamespace(kind="se_e2_a", definition=section, module=module),
+    )
+    for name in ("theirs.pt", "frozen.pth", "first/model.ckpt"):
+        with joined("cpu") as ranks:
+            start = Start(finetune=folder / name)
+            training = Training(read_input(path), folder, ranks, start)
+        assert training.step == 0
+        for key, parameter in training.model.named_parameters():
+            assert torch.equal(parameter, found.model[key]), (name, key)
+
+
+def test_finetuning_from_other_models_is_refused(folder: Path) -> None:
+    path = training_parts.write_input(folder)
+    with pytest.raises(ModelLoadError, match="a dpa3 model"):
+        train(path, folder, Start(finetune=standin.save(folder / "x.pth", "dpa3")))
+    torch.save({"model": {"weights": 1}}, folder / "other.pt")
+    with pytest.raises(ModelLoadError, match=r"other\.pt"):
+        train(path, folder, Start(finetune=folder / "other.pt"))
+
+
+def test_virials_may_be_missing_in_some_systems(folder: Path) -> None:
+    """Of the others they are learnt from; each row of the curve is of one system's batch."""
+    (folder / "data" / "copper" / "set.000" / "virial.npy").unlink()
+    path = training_parts.write_input(
+        folder, training__numb_steps=7, training__disp_freq=1, training__save_freq=7
+    )
+    train(path, folder / "out")
+    there = ["training_virial" in row and row["training_virial"] != "" for row in
+             curve(folder / "out")[1:]]  # fmt: skip
+    # four batches of the alloy and three of copper are an epoch
+    assert there.count(True) == 4
+    assert there.count(False) == 3
+
+
+def test_validation_takes_as_many_batches_as_it_is_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``numb_btch``, drawn anew for each row; all frames where it is not given."""
+    counted: list[int] = []
+    add = ErrorSums.add
+
+    def watched(self: ErrorSums, results: object, targets: Targets) -> None:
+        counted.append(int(targets.weights.sum()))
+        add(self, results, targets)
+
+    monkeypatch.setattr(ErrorSums, "add", watched)
+    for n_batches, expected in ((2, 2), (None, 7)):
+        data = {"systems": "data", "batch_size": 2}
+        if n_batches:
+            data["numb_btch"] = n_batches
+        path = training_parts.write_input(
+            folder, training__validation_data=data, training__numb_steps=1
+        )
+        counted.clear()
+        train(path, folder / "out")
+        # two rows: the batch of the step, and the validation
+        assert len(counted) == 2 * (1 + expected)
+        if n_batches is None:
+            assert sum(counted[1:8]) == 12
+
+
+def test_ranks_say_once_what_all_of_them_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first rank with a message raises it; the others leave with the same status."""
+    said = ["a", "a", "b", None]
+
+    def gather(messages: list[str | None], mine: str | None) -> None:
+        messages[:] = said
+        assert mine == said[here]
+
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    monkeypatch.setattr(InputError, "__str__", lambda self: str(self.what))
+    for here, raised in enumerate((InputError, SystemExit, InputError, SystemExit)):
+        with pytest.raises(raised) as caught, said_once(Ranks(here, 4, torch.device("cpu"))):
+            if said[here] is not None:
+                raise InputError(said[here], expected="", got="", fix="")
+        if raised is SystemExit:
+            assert caught.value.code == 2
 
 
 def test_frozen_model_says_what_the_trained_one_says(folder: Path) -> None:
@@ -199,8 +305,8 @@ def test_single_precision_and_open_boundaries(folder: Path) -> None:
     np.testing.assert_allclose(atoms.get_forces(), expected.forces[0], atol=SINGLE)
 
 
-def launch(n_ranks: int, path: Path, output: Path) -> None:
-    """``torchrun ... train``, as users start it."""
+def launch(n_ranks: int, path: Path, output: Path, status: int = 0) -> str:
+    """``torchrun ... train``, as users start it; what came on stderr."""
     output.mkdir()
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
@@ -211,8 +317,9 @@ def launch(n_ranks: int, path: Path, output: Path) -> None:
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
         check=False, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     assert "Warning" not in done.stderr
+    return done.stderr
 
 
 @pytest.mark.slow
@@ -229,3 +336,13 @@ def test_two_ranks_follow_one_process_with_the_double_batch(folder: Path, optimi
     for mine, theirs in zip(curve(folder / "one"), curve(folder / "two"), strict=True):
         for key, value in mine.items():
             assert float(theirs[key]) == pytest.approx(float(value), rel=1e-6), key
+
+
+@pytest.mark.slow
+def test_bad_input_on_two_ranks_is_said_once(folder: Path) -> None:
+    """torchrun has a status of its own, and tells that of the ranks."""
+    path = training_parts.write_input(folder, training__disp_frq=3)
+    said = launch(2, path, folder / "two", status=1)
+    assert said.count("error: ") == 1
+    assert "training.disp_frq" in said
+    assert "exitcode  : 2" in said

@@ -9,9 +9,13 @@ import pytest
 import training_parts
 from ase import Atoms
 from ase.calculators.emt import EMT
+from scipy.spatial.transform import Rotation
 
 from alchemi_bridge.errors import InputError, NonFiniteError
 from alchemi_bridge.training import find_systems, read_system
+from alchemi_bridge.training.preparation import new_model, resolve
+from alchemi_bridge.training.rmse import predict
+from alchemi_bridge.training.systems import names_of_types
 
 TYPES = ("Cu", "Au")
 #: EMT is computed again from what was read: rounding only.
@@ -46,6 +50,53 @@ def test_numbers_mean_what_the_potential_said(data: Path) -> None:
         np.testing.assert_allclose(system.forces[frame], atoms.get_forces(), atol=ROUNDING)
         strain_derivative = atoms.get_volume() * atoms.get_stress(voigt=False)
         np.testing.assert_allclose(system.virials[frame], strain_derivative, atol=ROUNDING)
+
+
+def test_energies_may_be_a_column_or_not(data: Path) -> None:
+    path = data / "copper" / "set.000" / "energy.npy"
+    column = read_system(data / "copper", TYPES)
+    assert np.load(path).shape == (5, 1)
+    np.save(path, np.load(path)[:, 0])
+    np.testing.assert_array_equal(read_system(data / "copper", TYPES).energies, column.energies)
+
+
+def test_rotated_cells_give_the_same_energies_and_rotated_forces(data: Path) -> None:
+    """box.npy holds three rows of a matrix, not lengths of a box along the axes."""
+    system = read_system(data / "alloy", TYPES)
+    assert system.cells is not None
+    rotation = Rotation.random(random_state=np.random.default_rng(3)).as_matrix()
+    arrays = {
+        "coord": system.coordinates @ rotation,
+        "box": system.cells @ rotation,
+        "force": system.forces @ rotation,
+    }
+    for name, array in arrays.items():
+        np.save(data / "alloy" / "set.000" / f"{name}.npy", array.reshape(system.n_frames, -1))
+    turned = read_system(data / "alloy", TYPES)
+    section = training_parts.INPUT["model"]
+    model = new_model(resolve(section, [system]), [system], seed=1)
+    cutoff = section["descriptor"]["rcut"]
+    plain, other = (predict(model, one, cutoff) for one in (system, turned))
+    np.testing.assert_allclose(other.energies, plain.energies, atol=ROUNDING)
+    np.testing.assert_allclose(other.forces, plain.forces @ rotation, atol=ROUNDING)
+
+
+def test_only_types_that_are_used_must_be_in_the_model(data: Path) -> None:
+    (data / "copper" / "type_map.raw").write_text("Ag\nCu\nPt\n")
+    (data / "copper" / "type.raw").write_text("1 " * 8)
+    assert read_system(data / "copper", TYPES).types.tolist() == [0] * 8
+    assert names_of_types(data / "copper") == {"Cu"}
+    (data / "copper" / "type_map.raw").unlink()
+    with pytest.raises(InputError, match=r"type_map\.raw.*a name for each type"):
+        names_of_types(data / "copper")
+
+
+@pytest.mark.parametrize("name", ["fparam", "aparam", "real_atom_types", "spin"])
+def test_what_labels_may_depend_on_besides_is_refused_by_name(data: Path, name: str) -> None:
+    np.save(data / "copper" / "set.000" / f"{name}.npy", np.zeros((5, 8)))
+    with pytest.raises(InputError, match="from positions, types and cell alone") as caught:
+        read_system(data / "copper", TYPES)
+    assert f"{name}.npy" in caught.value.what
 
 
 def test_several_sets_and_open_boundaries(data: Path) -> None:

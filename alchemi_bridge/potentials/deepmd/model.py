@@ -163,7 +163,6 @@ class SeE2A(torch.nn.Module):
         """
         n_types, n_centers = self.n_types, centers.shape[0]
         # both directions of every pair
-        vectors = torch.cat([vectors, -vectors])
         row = place.index_select(0, torch.cat([first, second]))
         first_type, second_type = types.index_select(0, first), types.index_select(0, second)
         center_type = torch.cat([first_type, second_type])
@@ -187,7 +186,7 @@ class SeE2A(torch.nn.Module):
             kept = kept.index_select(
                 0,
                 nearest(
-                    vectors.index_select(0, kept),
+                    torch.cat([vectors, -vectors]).index_select(0, kept),
                     row.index_select(0, kept),
                     neighbor_type.index_select(0, kept),
                     n_centers,
@@ -247,10 +246,15 @@ class SeE2A(torch.nn.Module):
     def rows(
         self, vectors: torch.Tensor, center_type: torch.Tensor, neighbor_type: torch.Tensor
     ) -> torch.Tensor:
-        """(P, 4) rows of the environment matrix, mean and deviation taken out."""
+        """(2 P, 4) rows of the environment matrix, mean and deviation taken out.
+
+        Of (P, 3) ``vectors`` in both directions; the types are (2 P,).
+        """
         rows = environment_rows(
             vectors.to(self.dtype), self.rcut_smth, self.rcut, self.env_protection
         )
+        # the other direction has the same distance, and the opposite vector
+        rows = torch.cat([rows, torch.cat([rows[:, :1], -rows[:, 1:]], dim=1)])
         rows = rows - self.davg.index_select(0, center_type)
         rows = rows / self.dstd.index_select(0, center_type)
         if self.excludes:
