@@ -28,7 +28,7 @@ def check_settings(settings: TrainingInput) -> None:
     """
     if settings.seed >= SEED_LIMIT:
         raise ConfigurationError(
-            "training.seed",
+            f"{settings.where}.training.seed",
             expected="an integer from 0 to below 2**63",
             got=str(settings.seed),
             fix="write 1, for example",
@@ -38,7 +38,7 @@ def check_settings(settings: TrainingInput) -> None:
         wanted = section.get("trainable", True) if isinstance(section, Mapping) else True
         if not all(one is True for one in (wanted if isinstance(wanted, list) else [wanted])):
             raise ConfigurationError(
-                f"model.{name}.trainable",
+                f"{settings.where}.model.{name}.trainable",
                 expected="true, or a list of true: all weights are trained",
                 got=repr(wanted),
                 fix="take the key out; keeping a part of the weights is not supported",
@@ -63,7 +63,7 @@ def check_fit(
     if settings.optimiser.name == "lkf":
         if definition.precision != definition.fitting_precision:
             raise ConfigurationError(
-                "model.fitting_net.precision",
+                f"{settings.where}.model.fitting_net.precision",
                 expected=f"{definition.precision}, as model.descriptor.precision: the Kalman "
                 "filter keeps covariances of weights of both",
                 got=definition.fitting_precision,
@@ -77,7 +77,7 @@ def check_fit(
     others = (weights.energy, weights.force)
     if not any(one.start or one.limit for one in others):
         raise ConfigurationError(
-            "loss",
+            f"{settings.where}.loss",
             expected="a weight of something that the data have",
             got="weights of the virial only, and no virial.npy in any system",
             fix="set loss.start_pref_e or loss.start_pref_f, or add virial.npy",

@@ -115,7 +115,7 @@ class Training:
             check_same_model(settings, self.definition)
             shift_bias(model, self.definition, systems)
         else:
-            self.definition = resolve(settings.model, systems)
+            self.definition = resolve(settings.model, systems, f"{settings.where}.model")
             model = new_model(self.definition, systems, settings.seed)
             if ranks.is_first:
                 self._warn(too_few_neighbours(settings.model, self.definition, systems))

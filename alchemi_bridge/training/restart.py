@@ -79,7 +79,7 @@ def check_same_model(settings: TrainingInput, definition: Definition) -> None:
     model = dict(settings.model)
     if isinstance(descriptor, dict) and isinstance(descriptor.get("sel", "auto"), str):
         model["descriptor"] = {**descriptor, "sel": list(definition.sel)}
-    wanted = resolve(model, []).to_deepmd()
+    wanted = resolve(model, [], f"{settings.where}.model").to_deepmd()
     known = definition.to_deepmd()
     for section in ("type_map", "descriptor", "fitting_net"):
         if wanted[section] == known[section]:
@@ -92,7 +92,7 @@ def check_same_model(settings: TrainingInput, definition: Definition) -> None:
         for key in keys:
             theirs, ours = theirs[key], ours[key]
         raise ConfigurationError(
-            f"model.{'.'.join(keys)}",
+            f"{settings.where}.model.{'.'.join(keys)}",
             expected=f"{theirs!r}, as in the checkpoint",
             got=repr(ours),
             fix="use the section model of the first training",
