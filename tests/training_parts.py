@@ -11,6 +11,8 @@ import numpy as np
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
+from alchemi_bridge.training import Start, Training, joined, read_input
+
 #: As small as a model of two types can be.
 INPUT: dict[str, Any] = {
     "model": {
@@ -78,3 +80,17 @@ def write_input(folder: Path, **changes: Any) -> Path:
     path = folder / "input.json"
     path.write_text(json.dumps(document))
     return path
+
+
+def make(path: Path, output: Path, start: Start | None = None) -> Training:
+    """A training that is ready to run."""
+    with joined("cpu") as ranks:
+        return Training(read_input(path), output, ranks, start or Start())
+
+
+def train(path: Path, output: Path, start: Start | None = None) -> Training:
+    """A training that has run."""
+    training = make(path, output, start)
+    for _ in training.steps():
+        pass
+    return training

@@ -187,8 +187,9 @@ class Training:
         with self._output.held() if self.ranks.is_first else nullcontext():
             if self.ranks.is_first:
                 self._clear_output()
+            first = self.step
             yield from self._steps()
-            if self.ranks.is_first and self.curve.rows:
+            if self.ranks.is_first and self.step > first:
                 self.curve.plot()
             self.ranks.wait()
 
