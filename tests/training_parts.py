@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +97,22 @@ def train(path: Path, output: Path, start: Start | None = None) -> Training:
     for _ in training.steps():
         pass
     return training
+
+
+def launch(
+    n_ranks: int, path: Path, output: Path, *arguments: object, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """``torchrun ... train``, as users start it."""
+    output.mkdir(exist_ok=True)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--nproc_per_node={n_ranks}", "-m", "alchemi_bridge.cli.main",
+        "train", str(path), "--output", str(output), "--device", "cpu", *map(str, arguments),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert "Warning" not in done.stderr
+    return done

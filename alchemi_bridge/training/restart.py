@@ -41,8 +41,8 @@ def restore(
     if name != wanted.name:
         raise ConfigurationError(
             "training.opt_type",
-            expected=f"{name}, the optimiser whose state is in '{path}'",
-            got=wanted.name,
+            expected=f"{name}, as in '{path}'",
+            got=f"{wanted.name}: the checkpoint has the state of another optimiser",
             fix="choose the optimiser of that training, or start with --finetune",
         )
     try:
