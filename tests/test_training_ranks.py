@@ -1,4 +1,4 @@
-"""Several ranks: restarts, failures of one of them, how long they talk; and torchrun's variables."""
+"""Several ranks: restarts, failures, how long they talk; and the variables of torchrun."""
 
 from __future__ import annotations
 
