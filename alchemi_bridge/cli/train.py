@@ -157,7 +157,7 @@ def _print(report: dict[str, Any]) -> None:
     table.add_row("ranks", ranks)
     if times := report["times_ms"]:
         text = ", ".join(f"{name} {value:.2f} ms" for name, value in times.items())
-        table.add_row("of an evaluation", text)
+        table.add_row("one evaluation", text)
     for name, value in report["errors"].items():
         label, _, quantity = name.partition("_")
         unit = "meV/Å" if quantity == "force" else "meV/atom"

@@ -20,6 +20,8 @@ LOGGER = logging.getLogger(__name__)
 
 #: Of a rank whose error another rank has said: the command line's status of bad input.
 EXIT_STATUS = 2
+#: Where a rank that fails leaves its number.
+_FAILED = "alchemi_bridge/failed"
 #: How long a rank waits for the word of the one that failed, seconds.
 _WAIT = 3.0
 #: Of errors of communication, which gloo raises as plain RuntimeError.
@@ -93,14 +95,10 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
         if isinstance(error, RuntimeError) and not isinstance(error, BridgeError):
             _blame(error, store, rank)
         with suppress(RuntimeError):
-            store.set(_key(), str(rank))
+            store.set(_FAILED, str(rank))
         raise
     finally:
         dist.destroy_process_group()
-
-
-def _key() -> str:
-    return f"alchemi_bridge/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def _blame(error: RuntimeError, store: dist.Store, rank: int) -> None:
@@ -118,11 +116,11 @@ def _blame(error: RuntimeError, store: dist.Store, rank: int) -> None:
     deadline = time.monotonic() + _WAIT
     with suppress(RuntimeError):
         while time.monotonic() < deadline:
-            if store.check([_key()]):
+            if store.check([_FAILED]):
                 LOGGER.debug("after the failure of another rank: %s", first_line(error))
                 raise SystemExit(EXIT_STATUS) from error
             time.sleep(0.05)
-        store.set(_key(), str(rank))
+        store.set(_FAILED, str(rank))
     raise RankFailedError(
         "training on several ranks",
         expected="all ranks until the end",
