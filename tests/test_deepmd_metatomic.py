@@ -15,7 +15,7 @@ from known_potentials import evaluate as evaluate_plainly
 from known_potentials import make_system, run
 from metatensor.torch import Labels
 from metatomic.torch import AtomisticModel
-from mpi_runs import needs_mpi, require_success, run_ranks, slow
+from mpi_runs import needs_mpi, require_success, run_ranks
 
 from alchemi_bridge import BridgeCalculator
 from alchemi_bridge.model import load_model
@@ -122,7 +122,8 @@ if MPI.COMM_WORLD.Get_rank() == 0:
 
 
 @needs_mpi
-@pytest.mark.parametrize("kind", ["native", slow("own")])
+@pytest.mark.slow  # selected atoms, which is what a rank asks for, are tested above
+@pytest.mark.parametrize("kind", ["native", "own"])
 def test_two_ranks(files: dict[str, Path], kind: str, tmp_path: Path) -> None:
     """Each rank computes the energies of its own atoms; nearest neighbours stay the nearest."""
     atoms = atoms_of("se_e2_a-few-neighbours", "triclinic") * (2, 1, 1)

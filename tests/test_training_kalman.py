@@ -69,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_training_with_the_filter_learns(folder: Path) -> None:
     path = training_parts.write_input(
-        folder, **KALMAN, training__numb_steps=40, training__disp_freq=40,
+        folder, **KALMAN, training__numb_steps=20, training__disp_freq=20, training__save_freq=20,
         training__validation_data={"systems": "data"},
     )  # fmt: skip
     rows = _train(path, folder / "out").curve.rows
@@ -77,12 +77,14 @@ def test_a_training_with_the_filter_learns(folder: Path) -> None:
 
 
 def test_restart_keeps_the_covariances(folder: Path) -> None:
-    path = training_parts.write_input(folder, **KALMAN)
+    path = training_parts.write_input(
+        folder, **KALMAN, training__numb_steps=5, training__save_freq=3
+    )
     _train(path, folder / "whole")
-    _train(path, folder / "cut", stop=7)
+    _train(path, folder / "cut", stop=4)
     _train(path, folder / "cut", Start(restart=folder / "cut" / "model.ckpt"))
     whole, cut = (
-        checkpoints.load(folder / name / "model.ckpt-12.pt").model for name in ("whole", "cut")
+        checkpoints.load(folder / name / "model.ckpt-5.pt").model for name in ("whole", "cut")
     )
     for name, tensor in whole.items():
         assert torch.equal(cut[name], tensor), name
@@ -92,7 +94,7 @@ def test_what_the_filter_can_not_do_is_refused(folder: Path) -> None:
     path = training_parts.write_input(folder, training__opt_type="LKF")
     with pytest.raises(ConfigurationError, match=r"loss\.start_pref_v"):
         _train(path, folder / "out")
-    adam = training_parts.write_input(folder)
+    adam = training_parts.write_input(folder, training__numb_steps=1)
     _train(adam, folder / "out")
     path = training_parts.write_input(folder, **KALMAN)
     with pytest.raises(ConfigurationError, match="state of another optimiser"):

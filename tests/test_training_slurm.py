@@ -1,4 +1,4 @@
-"""The template for Slurm, with stand-ins of srun and scontrol that print what they are called with."""
+"""The template for Slurm, with stand-ins that print what srun would be called with."""
 
 from __future__ import annotations
 

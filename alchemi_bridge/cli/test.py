@@ -79,7 +79,9 @@ def run(args: argparse.Namespace) -> int:
             fix="leave it out",
         )  # fmt: skip
     systems, errors_of = (
-        _of_model(args.model, folders, numbers) if model_file else _of_checkpoint(args.model, folders)
+        _of_model(args.model, folders, numbers)
+        if model_file
+        else _of_checkpoint(args.model, folders)
     )
     total, rows = ErrorSums(), []
     for system in progress(systems, "testing"):

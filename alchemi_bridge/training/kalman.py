@@ -95,7 +95,8 @@ def _spans(sizes: Sequence[int], block_size: int) -> list[tuple[int, int]]:
         if groups[-1] > 0 and groups[-1] + size > block_size:
             groups.append(0)
         groups[-1] += size
-    spans, start = [], 0
+    spans: list[tuple[int, int]] = []
+    start = 0
     for size in groups:
         edges = [*range(start, start + size, block_size), start + size]
         spans += pairwise(edges)

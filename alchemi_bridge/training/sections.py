@@ -103,9 +103,7 @@ def read_rate(root: Section, n_steps: int) -> ExponentialDecay:
     decay_steps = section.count("decay_steps", 5000)
     smooth = section.flag("smooth", False)
     if section.get("decay_rate") is None:
-        rate = ExponentialDecay.over(
-            n_steps, start, stop, decay_steps, smooth, warmup_steps, first
-        )
+        rate = ExponentialDecay.over(n_steps, start, stop, decay_steps, smooth, warmup_steps, first)
     else:
         factor = section.number("decay_rate", 1.0, above=0.0)
         if factor > 1.0:
@@ -167,7 +165,8 @@ def read_weights(root: Section) -> LossWeights:
         raise section.refuse(
             "start_pref_e", "a weight of energy, force or virial", "zeros only", "set one of them"
         )
-    return LossWeights(*found, intensive=intensive)
+    energy, force, virial = found
+    return LossWeights(energy, force, virial, intensive)
 
 
 def _not_negative(section: Section, key: str, default: float) -> float:

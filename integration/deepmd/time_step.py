@@ -131,7 +131,8 @@ def compare(name: str, pythons: dict[str, str]) -> dict[str, float]:
     times: dict[str, list[float]] = {whose: [] for whose in processes}
     for _ in range(STEPS):
         for whose, process in processes.items():
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             process.stdin.write("\n")
             process.stdin.flush()
             times[whose].append(float(process.stdout.readline()))
