@@ -19,10 +19,10 @@ from alchemi_bridge.training import checkpoint, joined
 from alchemi_bridge.training.output import OutputFolder
 from alchemi_bridge.training.timing import rank_times
 
-#: gloo sums gradients of three ranks in an order that is not always the same, and a rank's batches
-#: after a restart are the same bit by bit; what remains is rounding, which Adam magnifies where it
-#: divides by the size of gradients. Relative to the largest weight, after six steps.
-OTHER_ORDER = 1e-9
+#: DistributedDataParallel divides gradients into other buckets after its first step, so that the
+#: first step after a restart may sum them in another order. Relative to the largest weight, after
+#: six steps; what is seen is 0 with Adam and 6e-16 with the filter.
+OTHER_ORDER = 1e-12
 
 
 @pytest.fixture
