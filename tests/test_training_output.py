@@ -168,6 +168,8 @@ def test_freeze_does_not_overwrite_checkpoints(folder: Path) -> None:
         with pytest.raises(ConfigurationError, match="path of the model file"):
             freeze(out / "model.ckpt", output)
         assert (output.read_bytes() if output.exists() else None) == before
+    with pytest.raises(ConfigurationError, match="path of the model file"):
+        freeze(out / "model.ckpt", folder)
 
 
 def test_errors_that_are_not_finite(

@@ -122,7 +122,10 @@ def load(path: str | Path) -> Checkpoint:
     path = find(path)
     try:
         result = _checkpoint(_content(path))
-        result.build()
+        try:
+            result.build()
+        except RuntimeError as error:  # of load_state_dict, over many lines
+            raise ValueError("weights that do not fit its model") from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError,
             ConfigurationError, zlib.error) as error:  # fmt: skip
         raise damaged(path, first_line(error)) from error
@@ -161,8 +164,8 @@ def _checkpoint(content: Any) -> Checkpoint:
         raise ValueError("a file of another kind or version")
     for key, kind in (("step", int), ("model", dict), ("optimiser", dict), ("plan", dict),
                       ("curve", list)):  # fmt: skip
-        if not isinstance(content[key], kind):
-            raise ValueError(f"{key!r} of another kind, {type(content[key]).__name__}")
+        if not isinstance(content.get(key), kind):
+            raise ValueError(f"{key!r} of another kind, {type(content.get(key)).__name__}")
     if content["step"] < 0:
         raise ValueError(f"step {content['step']}")
     for name, tensor in content["model"].items():

@@ -39,7 +39,7 @@ def freeze(
     """
     output = Path(output)
     found = load(checkpoint)
-    if not output.parent.is_dir() or _is_checkpoint(output):
+    if not output.parent.is_dir() or output.is_dir() or _is_checkpoint(output):
         raise ConfigurationError(
             "path of the model file",
             expected="a file in a folder that exists, and none that is a checkpoint, or like the "
