@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +14,7 @@ import torch
 import torch.distributed as dist
 import training_parts
 from ase import Atoms
+from training_parts import launch
 
 from alchemi_bridge import BridgeCalculator
 from alchemi_bridge.errors import (
@@ -206,7 +205,7 @@ def test_validation_takes_as_many_batches_as_it_is_asked_for(
             folder, training__validation_data=data, training__numb_steps=1
         )
         counted.clear()
-        train(path, folder / "out")
+        train(path, folder / f"out-{expected}")
         # two rows: the batch of the step, and the validation
         assert len(counted) == 2 * (1 + expected)
         if n_batches is None:
@@ -309,23 +308,6 @@ def test_single_precision_and_open_boundaries(folder: Path) -> None:
     np.testing.assert_allclose(atoms.get_forces(), expected.forces[0], atol=SINGLE)
 
 
-def launch(n_ranks: int, path: Path, output: Path, status: int = 0) -> str:
-    """``torchrun ... train``, as users start it; what came on stderr."""
-    output.mkdir()
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc_per_node={n_ranks}", "-m", "alchemi_bridge.cli.main",
-        "train", str(path), "--output", str(output), "--device", "cpu",
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == status, done.stderr
-    assert "Warning" not in done.stderr
-    return done.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("optimiser", ["Adam", "LKF"])
 def test_two_ranks_follow_one_process_with_the_double_batch(folder: Path, optimiser: str) -> None:
@@ -346,7 +328,7 @@ def test_two_ranks_follow_one_process_with_the_double_batch(folder: Path, optimi
 def test_bad_input_on_two_ranks_is_said_once(folder: Path) -> None:
     """torchrun has a status of its own, and tells that of the ranks."""
     path = training_parts.write_input(folder, training__disp_frq=3)
-    said = launch(2, path, folder / "two", status=1)
+    said = launch(2, path, folder / "two", status=1).stderr
     assert said.count("error: ") == 1
     assert "training.disp_frq" in said
     assert "exitcode  : 2" in said

@@ -75,8 +75,9 @@ def test_restart_and_finetune_by_name(cli: Cli, folder: Path) -> None:
         "--restart", folder / "model.ckpt",
     )  # fmt: skip
     assert done.document["steps"] == 15
+    (folder / "tuned").mkdir()
     done = cli(
-        "train", path, "--output", folder, "--device", "cpu",
+        "train", path, "--output", folder / "tuned", "--device", "cpu",
         "--finetune", folder / "model.ckpt-15.pt",
     )  # fmt: skip
     assert done.status == 0

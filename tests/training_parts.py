@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase.build import bulk
 from ase.calculators.emt import EMT
+
+from alchemi_bridge.training import Start, Training, joined, read_input
 
 #: As small as a model of two types can be.
 INPUT: dict[str, Any] = {
@@ -78,3 +83,36 @@ def write_input(folder: Path, **changes: Any) -> Path:
     path = folder / "input.json"
     path.write_text(json.dumps(document))
     return path
+
+
+def make(path: Path, output: Path, start: Start | None = None) -> Training:
+    """A training that is ready to run."""
+    with joined("cpu") as ranks:
+        return Training(read_input(path), output, ranks, start or Start())
+
+
+def train(path: Path, output: Path, start: Start | None = None) -> Training:
+    """A training that has run."""
+    training = make(path, output, start)
+    for _ in training.steps():
+        pass
+    return training
+
+
+def launch(
+    n_ranks: int, path: Path, output: Path, *arguments: object, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """``torchrun ... train``, as users start it."""
+    output.mkdir(exist_ok=True)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--nproc_per_node={n_ranks}", "-m", "alchemi_bridge.cli.main",
+        "train", str(path), "--output", str(output), "--device", "cpu", *map(str, arguments),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert "Warning" not in done.stderr
+    return done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
 from pathlib import Path
@@ -59,6 +60,11 @@ def add_parser(subparsers: Any) -> None:
         "--output", metavar="FOLDER", default=".", help="where files are written (default: here)"
     )
     parser.add_argument(
+        "--force",
+        action="store_true",
+        help="remove checkpoints and curve of another run with these names",
+    )
+    parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
         help="where to train (default: a GPU if there is one); every rank has its own GPU",
@@ -96,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     start = Start(
         restart=Path(args.restart) if args.restart else None,
         finetune=Path(args.finetune) if args.finetune else None,
+        force=args.force,
     )
     with joined(args.device) as ranks:
         with said_once(ranks):
@@ -124,12 +131,16 @@ def _report(training: Training, first: int, seconds: float) -> dict[str, Any]:
         "ranks": training.ranks.n_ranks,
         "device": str(training.ranks.device),
         "ms_per_step": 1e3 * seconds / max(training.step - first, 1),
-        "checkpoint": str(training.checkpoint_path(training.step)),
+        "checkpoint": str(training.last_checkpoint),
+        # times of the first rank
+        "times_ms": training.times(),
         "curve": str(training.curve.path),
         # eV/atom, eV/Å, eV/atom: of the last batch, and of all validation frames
-        "errors": {k: v for k, v in rows[-1].items() if k.startswith(("training_", "validation_"))}
-        if rows
-        else {},
+        "errors": {
+            k: v if math.isfinite(v) else None
+            for k, v in (rows[-1] if rows else {}).items()
+            if k.startswith(("training_", "validation_"))
+        },
     }
 
 
@@ -144,8 +155,12 @@ def _print(report: dict[str, Any]) -> None:
     ranks = f"{report['ranks']} on {report['device'].partition(':')[0]}"
     table.add_row("steps", f"{report['steps']} ({report['ms_per_step']:.1f} ms each)")
     table.add_row("ranks", ranks)
+    if times := report["times_ms"]:
+        text = ", ".join(f"{name} {value:.2f} ms" for name, value in times.items())
+        table.add_row("one evaluation", text)
     for name, value in report["errors"].items():
         label, _, quantity = name.partition("_")
         unit = "meV/Å" if quantity == "force" else "meV/atom"
-        table.add_row(f"{label} {quantity} RMSE", f"{1e3 * value:.3g} {unit}")
+        text = "not finite" if value is None else f"{1e3 * value:.3g} {unit}"
+        table.add_row(f"{label} {quantity} RMSE", text)
     print_table(table, stdout_console())

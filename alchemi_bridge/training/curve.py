@@ -22,17 +22,14 @@ class LearningCurve:
     ----------
     path
         CSV; the picture has the same name with ``.png``.
-    first
-        Steps that are done already: rows up to there stay if the file exists.
+    rows
+        Those of the steps that are done already, from the checkpoint: what the file says of them,
+        and of later steps that were lost, is replaced with the next row.
     """
 
-    def __init__(self, path: Path, first: int = 0) -> None:
+    def __init__(self, path: Path, rows: Sequence[Mapping[str, float]] = ()) -> None:
         self.path = path
-        self.rows: list[dict[str, float]] = []
-        if first > 0 and path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-            self.rows = [row for row in rows if row["step"] <= first]
+        self.rows: list[dict[str, float]] = [dict(row) for row in rows]
 
     def add(
         self,

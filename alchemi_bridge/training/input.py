@@ -112,6 +112,8 @@ class TrainingInput:
         Learning curve, and steps between its rows.
     checkpoint, checkpoint_freq, checkpoints_kept
         Beginning of the name, steps between two, and number of files that stay.
+    path
+        The input file.
     """
 
     model: Mapping[str, Any]
@@ -127,6 +129,12 @@ class TrainingInput:
     checkpoint: str
     checkpoint_freq: int
     checkpoints_kept: int
+    path: Path
+
+    @property
+    def where(self) -> str:
+        """How messages name the file, before the name of a section."""
+        return f"'{self.path}'"
 
 
 def read_input(path: str | Path) -> TrainingInput:
@@ -181,6 +189,7 @@ def read_input(path: str | Path) -> TrainingInput:
         checkpoint=_name(training, "save_ckpt", "model.ckpt"),
         checkpoint_freq=training.count("save_freq", 1000),
         checkpoints_kept=training.count("max_ckpt_keep", 5),
+        path=path,
     )
     training.finish(_IGNORED_TRAINING, _NEUTRAL_TRAINING)
     root.finish((), _NEUTRAL_ROOT)
@@ -217,6 +226,7 @@ def _document(path: Path) -> Any:
 def _check_version(document: Any, path: Path) -> None:
     """Refuse layouts of other versions by name, before they look like unknown keys."""
     got = None
+    fix = "convert it ('dp convert-from' and 'dp train' of DeePMD-kit write the new layout)"
     if isinstance(document, dict):
         training, model = document.get("training"), document.get("model")
         if "model" not in document and {"use_smooth", "sel_a", "n_neuron", "systems"} & {*document}:
@@ -226,13 +236,14 @@ def _check_version(document: Any, path: Path) -> None:
             got = f"training.{key}, the layout of DeePMD-kit 1"
         elif "loss_dict" in document or (isinstance(model, dict) and "model_dict" in model):
             got = "several models (model_dict, loss_dict)"
+            fix = "write an input for one model: that of one branch with its loss and its data"
     if got is not None:
         raise ConfigurationError(
             f"input file '{path}'",
             expected="the layout of DeePMD-kit 2 or 3 for one model: sections model, "
             "learning_rate, loss and training, data in training.training_data",
             got=got,
-            fix="convert it ('dp convert-from' and 'dp train' of DeePMD-kit write the new layout)",
+            fix=fix,
         )
 
 
@@ -248,7 +259,9 @@ def _steps(training: Section) -> int:
             "multiply it by the batches of an epoch, which 'train --json' reports",
         )
     training.used |= set(_STEPS)
-    return training.count(given[0] if given else _STEPS[0], 0)
+    if not given:
+        raise training.refuse(_STEPS[0], "the number of steps", "none", "write 100000, for example")
+    return training.count(given[0], 0)
 
 
 def _data(training: Section, key: str, beside: Path) -> DataInput:
@@ -270,6 +283,14 @@ def _data(training: Section, key: str, beside: Path) -> DataInput:
         folders.append(folder)
     # a list names systems, one text a folder in which they are
     whole = isinstance(entry, list)
+    for folder in folders if whole else ():
+        if folder.is_dir() and not (folder / "type.raw").exists():
+            raise section.refuse(
+                "systems",
+                "a list of systems, or one text that names a folder with systems in it",
+                f"'{folder}' in a list, which holds {len(find_systems(folder))} systems",
+                f'list its systems, or write "systems": "{folder}" without brackets',
+            )
     systems = [s for f in folders for s in ([f] if whole and f.is_dir() else find_systems(f))]
     places = [system.resolve() for system in systems]
     if len(set(places)) < len(places):

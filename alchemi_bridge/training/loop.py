@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,18 +14,23 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from alchemi_bridge.errors import ConfigurationError, NonFiniteResultError
-from alchemi_bridge.potentials.deepmd import Definition, FrameResults, evaluate
+from alchemi_bridge.potentials.deepmd import FrameResults, evaluate
 from alchemi_bridge.training import checkpoint as files
 from alchemi_bridge.training.checkpoint import Checkpoint
+from alchemi_bridge.training.checks import check_fit, check_settings, too_few_neighbours
 from alchemi_bridge.training.curve import LearningCurve
 from alchemi_bridge.training.finetune import starting_model
 from alchemi_bridge.training.input import DataInput, TrainingInput
 from alchemi_bridge.training.loading import Batch, Batches, Buffered
+from alchemi_bridge.training.output import OutputFolder
+from alchemi_bridge.training.plan import differences, plan
 from alchemi_bridge.training.preparation import new_model, resolve, shift_bias
 from alchemi_bridge.training.ranks import Ranks
+from alchemi_bridge.training.restart import check_same_model, restore
 from alchemi_bridge.training.rmse import ErrorSums
 from alchemi_bridge.training.stepping import Evaluated, stepper
-from alchemi_bridge.training.systems import read_systems
+from alchemi_bridge.training.systems import TrainingSystem, read_systems
+from alchemi_bridge.training.timing import rank_times
 
 LOGGER = logging.getLogger(__name__)
 
@@ -40,10 +46,13 @@ class Start:
     finetune
         Checkpoint, or se_e2_a model of DeePMD-kit, whose weights are taken for other data, from
         step zero; the energy bias is fitted to the data.
+    force
+        Whether checkpoints and curve of another run in the folder are removed.
     """
 
     restart: Path | None = None
     finetune: Path | None = None
+    force: bool = False
 
 
 class Training:
@@ -68,6 +77,8 @@ class Training:
         Steps that are done.
     curve
         RMSEs so far; the first rank writes it.
+    last_checkpoint
+        The last one of this run; None if there is none yet.
 
     Raises
     ------
@@ -87,21 +98,28 @@ class Training:
                 got="both",
                 fix="choose one",
             )
-        self.settings, self.ranks, self._folder = settings, ranks, folder
-        found = None if start.restart is None else files.load(start.restart)
+        self.settings, self.ranks, self._start = settings, ranks, start
+        check_settings(settings)
+        self._output = OutputFolder(folder, settings.checkpoint, settings.curve_file)
+        self.last_checkpoint = None if start.restart is None else files.find(start.restart)
+        self._check_output()
+        found = None if self.last_checkpoint is None else files.load(self.last_checkpoint)
         names = settings.model.get("type_map")
         type_map = names if isinstance(names, list) else []
         systems = read_systems(settings.training.systems, type_map)
         if found is not None:
             model, self.definition = found.build(), found.definition
-            _check_same(settings, self.definition)
+            check_same_model(settings, self.definition)
         elif start.finetune is not None:
             model, self.definition = starting_model(start.finetune)
-            _check_same(settings, self.definition)
+            check_same_model(settings, self.definition)
             shift_bias(model, self.definition, systems)
         else:
-            self.definition = resolve(settings.model, systems)
+            self.definition = resolve(settings.model, systems, f"{settings.where}.model")
             model = new_model(self.definition, systems, settings.seed)
+            if ranks.is_first:
+                self._warn(too_few_neighbours(settings.model, self.definition, systems))
+        self._warn(check_fit(settings, self.definition, systems))
         self.model = model.to(ranks.device)
         self.step = 0
         self._stepper = stepper(settings, self.model, ranks)
@@ -110,54 +128,46 @@ class Training:
         if settings.validation is not None:
             others = read_systems(settings.validation.systems, type_map)
             self._validation = self._loader(settings.validation, others)
-        self._plan = {
-            "seed": settings.seed, "ranks": ranks.n_ranks, "batches": len(self._batches),
-        }  # fmt: skip
+        sizes = _batch_sizes(settings.training, systems)
+        self._plan = plan(systems, sizes, seed=settings.seed, n_ranks=ranks.n_ranks)
+        self.curve = LearningCurve(self._output.curve, () if found is None else found.curve)
         if found is not None:
             self._go_on(found)
-        self.curve = LearningCurve(folder / settings.curve_file, self.step)
-        module = Evaluated(self.model)
-        self._module = (
-            # every parameter takes part on every rank: nets without atoms get empty slices
-            DistributedDataParallel(
-                module, forward_sync_buffers=False, gradient_as_bucket_view=True
-            )
-            if ranks.n_ranks > 1
-            else module
+        self._module: torch.nn.Module = Evaluated(self.model)
+
+    def _warn(self, messages: Sequence[str]) -> None:
+        for message in messages if self.ranks.is_first else ():
+            LOGGER.warning("%s", message)
+
+    def _check_output(self) -> None:
+        finetune = self._start.finetune
+        self._output.check(
+            restart=self.last_checkpoint,
+            finetune=None if finetune is None else files.find(finetune),
+            force=self._start.force,
         )
 
-    def _loader(self, data: DataInput, systems: list) -> Batches:
-        sizes = [data.batch_size(k, system.n_atoms) for k, system in enumerate(systems)]
+    def _loader(self, data: DataInput, systems: Sequence[TrainingSystem]) -> Batches:
         return Batches(
-            systems, sizes, self.definition.rcut,
+            systems, _batch_sizes(data, systems), self.definition.rcut,
             seed=self.settings.seed, rank=self.ranks.rank, n_ranks=self.ranks.n_ranks,
         )  # fmt: skip
 
     def _go_on(self, found: Checkpoint) -> None:
         self.step = found.step
         if self.step >= self.settings.n_steps:
-            LOGGER.warning(
-                "nothing is left to do: the checkpoint has %d steps, training.numb_steps is %d",
-                self.step,
-                self.settings.n_steps,
-            )
-        if dict(found.plan) != self._plan:
-            LOGGER.warning(
-                "the order of the data is another one than before: seed, ranks and batches in an "
-                "epoch were %s and are %s",
-                tuple(found.plan.values()),
-                tuple(self._plan.values()),
-            )
-        state = dict(found.optimiser)
-        name = state.pop("name", None)
-        if name != self.settings.optimiser.name:
-            raise ConfigurationError(
-                "restart",
-                expected=f"a checkpoint of a training with {self.settings.optimiser.name}",
-                got=f"one with {name}: the state of another optimiser",
-                fix="choose the optimiser of that training, or start with --finetune",
-            )
-        self._stepper.optimiser.load_state_dict(state)
+            self._warn(
+                [f"nothing is left to do: the checkpoint has {self.step} steps, "
+                 f"training.numb_steps is {self.settings.n_steps}"]
+            )  # fmt: skip
+        self._warn(
+            [f"not the training that was begun, {one}"
+             for one in differences(found.plan, self._plan)]
+        )  # fmt: skip
+        assert self.last_checkpoint is not None
+        restore(
+            self._stepper.optimiser, self.settings.optimiser, found.optimiser, self.last_checkpoint
+        )
 
     @property
     def epoch_length(self) -> int:
@@ -166,11 +176,36 @@ class Training:
 
     def checkpoint_path(self, step: int) -> Path:
         """The checkpoint of a step."""
-        return self._folder / f"{self.settings.checkpoint}-{step}.pt"
+        return self._output.path(step)
+
+    def times(self) -> dict[str, float]:
+        """See :func:`alchemi_bridge.training.timing.rank_times`; of this rank."""
+        return rank_times(self._module)
 
     def steps(self) -> Iterator[int]:
         """Run the training; yields the number of steps that are done, after each of them."""
+        with self._output.held() if self.ranks.is_first else nullcontext():
+            if self.ranks.is_first:
+                self._clear_output()
+            first = self.step
+            yield from self._steps()
+            if self.ranks.is_first and self.step > first:
+                self.curve.plot()
+            self.ranks.wait()
+
+    def _clear_output(self) -> None:
+        """Files may have come since they were checked first, before the lock was held."""
+        self._check_output()
+        for path in self._output.in_the_way(self.last_checkpoint):
+            path.unlink(missing_ok=True)
+
+    def _steps(self) -> Iterator[int]:
         settings = self.settings
+        if self.ranks.n_ranks > 1:
+            # every parameter takes part on every rank: nets without atoms get empty slices
+            self._module = DistributedDataParallel(
+                self._module, forward_sync_buffers=False, gradient_as_bucket_view=True
+            )
         if self.step == 0:
             self._report(None)
         with Buffered(self._batches.steps(self.step, settings.n_steps)) as batches:
@@ -184,9 +219,6 @@ class Training:
                 if self.step % settings.checkpoint_freq == 0 or last:
                     self._save()
                 yield self.step
-        if self.ranks.is_first:
-            self.curve.plot()
-        self.ranks.wait()
 
     def _report(self, done: tuple[FrameResults, Batch] | None) -> None:
         """A row of the learning curve: RMSEs of the last batch, and of validation frames."""
@@ -206,6 +238,13 @@ class Training:
             validation = others.rmse()
         if not all(map(math.isfinite, training.values())):
             self._refuse_divergence()
+        if validation is not None and not all(map(math.isfinite, validation.values())):
+            self._warn(
+                [
+                    f"validation errors at step {self.step} are NaN or infinite; "
+                    "'alchemi-bridge test' with a checkpoint names system and frame"
+                ]
+            )
         if self.ranks.is_first:
             rate = self.settings.rate(max(self.step - 1, 0))
             self.curve.add(self.step, rate, training, validation)
@@ -224,10 +263,11 @@ class Training:
     def _save(self) -> None:
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             self._refuse_divergence()
+        self.last_checkpoint = self.checkpoint_path(self.step)
         if not self.ranks.is_first:
             return
         files.save(
-            self.checkpoint_path(self.step),
+            self.last_checkpoint,
             Checkpoint(
                 definition=self.definition,
                 step=self.step,
@@ -237,10 +277,10 @@ class Training:
                     **self._stepper.optimiser.state_dict(),
                 },
                 plan=self._plan,
+                curve=self.curve.rows,
             ),
         )
-        name = self._folder / self.settings.checkpoint
-        files.remove_old(name, self.settings.checkpoints_kept, self.step)
+        files.remove_old(self._output.name, self.settings.checkpoints_kept, self.step)
 
     def _refuse_divergence(self) -> None:
         raise NonFiniteResultError(
@@ -251,27 +291,5 @@ class Training:
         )
 
 
-def _check_same(settings: TrainingInput, definition: Definition) -> None:
-    """The input asks for the model of the checkpoint; ``sel: "auto"`` is what it was."""
-    descriptor = settings.model.get("descriptor")
-    model = dict(settings.model)
-    if isinstance(descriptor, dict) and isinstance(descriptor.get("sel", "auto"), str):
-        model["descriptor"] = {**descriptor, "sel": list(definition.sel)}
-    wanted = resolve(model, []).to_deepmd()
-    known = definition.to_deepmd()
-    for section in ("type_map", "descriptor", "fitting_net"):
-        if wanted[section] == known[section]:
-            continue
-        keys = [section]
-        if isinstance(known[section], dict):
-            [key, *_] = [k for k in known[section] if known[section][k] != wanted[section][k]]
-            keys = [section, key]
-        theirs, ours = known, wanted
-        for key in keys:
-            theirs, ours = theirs[key], ours[key]
-        raise ConfigurationError(
-            f"model.{'.'.join(keys)}",
-            expected=f"{theirs!r}, as in the checkpoint",
-            got=repr(ours),
-            fix="use the section model of the first training",
-        )
+def _batch_sizes(data: DataInput, systems: Sequence[TrainingSystem]) -> list[int]:
+    return [data.batch_size(k, system.n_atoms) for k, system in enumerate(systems)]

@@ -29,8 +29,17 @@ AUTO_MULTIPLE = 4
 STATISTICS_FRAMES = 100
 
 
-def resolve(model: Mapping[str, Any], systems: Sequence[TrainingSystem]) -> Definition:
+def resolve(
+    model: Mapping[str, Any], systems: Sequence[TrainingSystem], where: str = "model"
+) -> Definition:
     """Read the section ``model`` of an input; ``sel: "auto"`` is counted in the data.
+
+    Parameters
+    ----------
+    model, where
+        As for :func:`alchemi_bridge.potentials.deepmd.read_definition`.
+    systems
+        Where neighbours are counted.
 
     Raises
     ------
@@ -40,14 +49,26 @@ def resolve(model: Mapping[str, Any], systems: Sequence[TrainingSystem]) -> Defi
     descriptor = model.get("descriptor")
     sel = descriptor.get("sel", "auto") if isinstance(descriptor, Mapping) else None
     if not isinstance(descriptor, Mapping) or not isinstance(sel, str):
-        return read_definition(model)
-    ratio = _ratio(sel)
+        return _finite(read_definition(model, where), where)
+    ratio = _ratio(sel, where)
     n_types = len(model.get("type_map") or [])
     # all the rest is checked before the data are looked at
     model = {**model, "descriptor": {**descriptor, "sel": [1] * n_types}}
-    definition = read_definition(model)
+    definition = _finite(read_definition(model, where), where)
     counted = [_multiple(ratio * n) for n in most_neighbours(systems, definition)]
-    return read_definition({**model, "descriptor": {**descriptor, "sel": counted}})
+    return read_definition({**model, "descriptor": {**descriptor, "sel": counted}}, where)
+
+
+def _finite(definition: Definition, where: str) -> Definition:
+    """The same; JSON has no NaN, but Python's reader takes it."""
+    if not all(math.isfinite(energy) for energy in definition.atom_ener if energy is not None):
+        raise ConfigurationError(
+            f"{where}.fitting_net.atom_ener",
+            expected="finite energies in eV, or null",
+            got=str(list(definition.atom_ener)),
+            fix="write null where the energy is not known",
+        )
+    return definition
 
 
 def most_neighbours(systems: Sequence[TrainingSystem], definition: Definition) -> list[int]:
@@ -109,7 +130,7 @@ def _counts(systems: Sequence[TrainingSystem], n_types: int) -> np.ndarray:
     return np.repeat(rows, [system.n_frames for system in systems], axis=0)
 
 
-def _ratio(sel: str) -> float:
+def _ratio(sel: str, where: str) -> float:
     word, colon, text = sel.partition(":")
     try:
         ratio = float(text) if colon else AUTO_RATIO
@@ -117,7 +138,7 @@ def _ratio(sel: str) -> float:
         ratio = math.nan
     if word not in ("auto", "auto_factor") or not 1.0 <= ratio < math.inf:
         raise ConfigurationError(
-            "model.descriptor.sel",
+            f"{where}.descriptor.sel",
             expected="numbers of neighbours, 'auto', or 'auto:' and a factor of at least 1",
             got=repr(sel),
             fix="write 'auto' or 'auto:1.1'",

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
-from alchemi_bridge.errors import BridgeError
+from alchemi_bridge.errors import BridgeError, ConfigurationError, RankFailedError, first_line
+
+LOGGER = logging.getLogger(__name__)
 
 #: Of a rank whose error another rank has said: the command line's status of bad input.
 EXIT_STATUS = 2
+#: Where a rank that fails leaves its number.
+_FAILED = "alchemi_bridge/failed"
+#: How long a rank waits for the word of the one that failed, seconds.
+_WAIT = 3.0
+#: Of errors of communication, which gloo raises as plain RuntimeError.
+_COMMUNICATION = re.compile(r"gloo|Connection (closed|reset|refused)|NCCL", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -52,25 +64,86 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
     device
         ``"cpu"``, ``"cuda"``, or the one that is there if None. Every rank takes the GPU of its
         number on the machine.
+
+    Raises
+    ------
+    ConfigurationError
+        If variables of torchrun are missing.
+    RankFailedError
+        If another rank has gone without a word. Where it has said why, this one exits with status 2
+        instead, and says nothing.
     """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    local, rank, n_ranks = _numbers()
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     place = torch.device(kind)
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", local)
         torch.cuda.set_device(place)
-    n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if n_ranks == 1:
         yield Ranks(0, 1, place)
         return
-    if place.type == "cuda":
-        dist.init_process_group("nccl", device_id=place)
-    else:
-        dist.init_process_group("gloo")
+    # torchrun's own store, where ranks leave word when they fail
+    store, _, _ = next(rendezvous("env://"))
+    limit = dist.constants.default_pg_timeout
+    store.set_timeout(limit)
+    backend = {"backend": "nccl", "device_id": place} if place.type == "cuda" else {
+        "backend": "gloo"}  # fmt: skip
+    dist.init_process_group(store=store, rank=rank, world_size=n_ranks, **backend)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), place)
+        yield Ranks(rank, n_ranks, place)
+    except BaseException as error:
+        if isinstance(error, RuntimeError) and not isinstance(error, BridgeError):
+            _blame(error, store, rank)
+        with suppress(RuntimeError):
+            store.set(_FAILED, str(rank))
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def _blame(error: RuntimeError, store: dist.Store, rank: int) -> None:
+    """What looks like an error of this rank may be that another one has gone.
+
+    Raises
+    ------
+    SystemExit
+        With status 2, if another rank failed and has said why.
+    RankFailedError
+        If communication failed and nobody has said why.
+    """
+    if not isinstance(error, dist.DistError) and not _COMMUNICATION.search(str(error)):
+        return
+    deadline = time.monotonic() + _WAIT
+    with suppress(RuntimeError):
+        while time.monotonic() < deadline:
+            if store.check([_FAILED]):
+                LOGGER.debug("after the failure of another rank: %s", first_line(error))
+                raise SystemExit(EXIT_STATUS) from error
+            time.sleep(0.05)
+        store.set(_FAILED, str(rank))
+    raise RankFailedError(
+        "training on several ranks",
+        expected="all ranks until the end",
+        got=f"a rank that does not answer: {first_line(error)}",
+        fix="look for the first message of another rank, or whether it was killed (memory)",
+    ) from error
+
+
+def _numbers() -> tuple[int, int, int]:
+    """Rank on this machine, rank, number of ranks, as torchrun tells them."""
+    found = []
+    n_ranks = os.environ.get("WORLD_SIZE", "1")
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
+        text = os.environ.get(name, {"WORLD_SIZE": "1"}.get(name, "0" if n_ranks == "1" else ""))
+        if not text.isdecimal():
+            raise ConfigurationError(
+                f"environment variable {name}",
+                expected="a number: torchrun sets LOCAL_RANK, RANK and WORLD_SIZE",
+                got=repr(text) if text else f"none, and WORLD_SIZE={n_ranks}",
+                fix="start with torchrun, or unset WORLD_SIZE",
+            )
+        found.append(int(text))
+    return found[0], found[1], max(found[2], 1)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from alchemi_bridge.errors import NonFiniteResultError
 from alchemi_bridge.potentials.deepmd import FrameResults, SeE2A, evaluate, pairs_of_frames
 from alchemi_bridge.training.loss import Targets
 from alchemi_bridge.training.systems import TrainingSystem
@@ -73,9 +74,24 @@ def predict(model: SeE2A, system: TrainingSystem, cutoff: float) -> Predictions:
 
 
 def errors_of(model: SeE2A, system: TrainingSystem, cutoff: float) -> ErrorSums:
-    """Sums of the errors of every frame of a system."""
+    """Sums of the errors of every frame of a system.
+
+    Raises
+    ------
+    NonFiniteResultError
+        If the model gives NaN or infinite values; the message names system and frame.
+    """
     sums = ErrorSums()
     found = predict(model, system, cutoff)
+    for name, values in vars(found).items():
+        bad = ~np.isfinite(values.reshape(system.n_frames, -1)).all(axis=1)
+        if bad.any():
+            raise NonFiniteResultError(
+                f"{name} of '{system.folder}'",
+                expected="finite numbers",
+                got=f"NaN or infinite ones for frame {int(np.flatnonzero(bad)[0])}",
+                fix="look at this frame, which may be far from the training data",
+            )
     tensor = torch.from_numpy
     sums.add(
         FrameResults(tensor(found.energies), tensor(found.forces), tensor(found.virials)),

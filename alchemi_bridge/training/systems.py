@@ -8,16 +8,20 @@ systems perhaps ``virial.npy`` (F, 9) eV, which is minus dE/d(strain).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from alchemi_bridge.errors import BridgeError, InputError, NonFiniteError, first_line
+from alchemi_bridge.errors import BridgeError, InputError, NonFiniteError, OverlapError, first_line
+from alchemi_bridge.training.overlap import LEAST_DISTANCE, least_height, overlapping
 
 #: Arrays of a set, with what their rows are made of.
 _ARRAYS = {"coord": "3N", "box": "9", "energy": "1", "force": "3N", "virial": "9"}
+#: Å³ and Å, of a cell: below there is no room for an atom.
+_LEAST_VOLUME, _LEAST_HEIGHT = 1e-6, 0.3
 
 #: Arrays on which the labels depend, but no model that can be trained here.
 _NOT_SUPPORTED = {
@@ -69,14 +73,24 @@ class TrainingSystem:
 
 
 def find_systems(folder: Path) -> list[Path]:
-    """All systems in a folder and the folders in it, sorted.
+    """All systems in a folder and the folders in it, sorted; links to folders are followed.
 
     Raises
     ------
     InputError
         If there is none.
     """
-    found = sorted(path.parent for path in folder.rglob("type.raw"))
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link to a folder above it, or to one that was there already
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        if "type.raw" in names:
+            found.append(Path(place))
+    found.sort()
     if not found:
         raise InputError(
             f"training data '{folder}'",
@@ -104,6 +118,9 @@ def read_system(folder: Path, type_map: Sequence[str]) -> TrainingSystem:
         does not know; the message names the file.
     NonFiniteError
         If an array holds NaN or infinite values.
+    OverlapError
+        If two atoms of a frame are closer than
+        :data:`~alchemi_bridge.training.overlap.LEAST_DISTANCE`.
     """
     types = _types(folder, type_map)
     sets = sorted(path for path in folder.glob("set.*") if path.is_dir())
@@ -124,8 +141,6 @@ def read_system(folder: Path, type_map: Sequence[str]) -> TrainingSystem:
     whole = {name: np.concatenate([part[name] for part in parts]) for name in names}
     shape = (len(whole["energy"]), len(types), 3)
     cells = whole["box"].reshape(-1, 3, 3) if periodic else None
-    if cells is not None and not (np.abs(np.linalg.det(cells)) > 1e-6).all():
-        raise _wrong(folder, "cells with a volume in box.npy", "flat ones", "check box.npy")
     return TrainingSystem(
         folder=folder,
         types=types,
@@ -167,7 +182,7 @@ def _own_types(folder: Path) -> tuple[np.ndarray, list[str] | None]:
     words = _words(path)
     try:
         own = np.array([int(word) for word in words], dtype=np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         own = np.array([-1])
     if len(own) == 0 or own.min() < 0:
         raise _wrong(
@@ -239,7 +254,9 @@ def _read_set(folder: Path, n_atoms: int, periodic: bool) -> dict[str, np.ndarra
         array = _load(path)
         columns = {"3N": 3 * n_atoms, "9": 9, "1": 1}[_ARRAYS[name]]
         n_frames = len(arrays["coord"]) if arrays else len(array)
-        if array.size != n_frames * columns or len(array) != n_frames or n_frames == 0:
+        # no other shapes: of nine columns, nobody could tell three atoms from their transposed
+        shapes = [(n_frames, columns)] + ([(n_frames,)] if columns == 1 else [])
+        if array.shape not in shapes or n_frames == 0:
             of_atoms = f" for {n_atoms} atoms" if _ARRAYS[name] == "3N" else ""
             raise _wrong(
                 path,
@@ -258,7 +275,35 @@ def _read_set(folder: Path, n_atoms: int, periodic: bool) -> dict[str, np.ndarra
                 NonFiniteError,
             )
         arrays[name] = array
+    _check_geometry(folder, arrays)
     return arrays
+
+
+def _check_geometry(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Cells have a volume, and no two atoms of a frame are on the same point."""
+    coordinates = arrays["coord"].reshape(len(arrays["coord"]), -1, 3)
+    cells = arrays["box"].reshape(-1, 3, 3) if "box" in arrays else None
+    if cells is not None:
+        small = ~(np.abs(np.linalg.det(cells)) > _LEAST_VOLUME)
+        if not small.any():
+            small = least_height(cells) < _LEAST_HEIGHT
+        if small.any():
+            raise _wrong(
+                folder / "box.npy",
+                "cells with a volume, whose rows are vectors in Å",
+                f"a flat or a tiny one in frame {int(np.flatnonzero(small)[0])}",
+                "check box.npy; a system without cells has a file 'nopbc' instead",
+            )
+    found = overlapping(coordinates, cells)
+    if found is not None:
+        frame, (one, other), distance = found
+        raise _wrong(
+            folder / "coord.npy",
+            f"atoms that are at least {LEAST_DISTANCE:g} Å apart",
+            f"{distance:.3g} Å between the atoms {one} and {other} in frame {frame}",
+            "take these frames out; coordinates are in Å",
+            OverlapError,
+        )
 
 
 def _load(path: Path) -> np.ndarray:
@@ -266,7 +311,7 @@ def _load(path: Path) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise _wrong(path, "a file", "none", "every set needs it") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
         raise _wrong(
             path,
             "an array of numbers, a row for each frame",

@@ -1,0 +1,180 @@
+"""The folder into which a training writes: nobody else's files in it, and no second training."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.training.checkpoint import numbered, remove_unfinished, step_of
+
+#: How the table of a learning curve begins.
+CURVE_BEGINS = b"step,learning_rate"
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """Where checkpoints and learning curve of one training are.
+
+    ``NAME`` stands for the last of the files ``NAME-STEP.pt``, so that they must all be of one run.
+
+    Attributes
+    ----------
+    folder
+        It must exist.
+    checkpoint, curve_file
+        Beginning of the names of checkpoints, and name of the table, as the input has them; folders
+        in them are made.
+    """
+
+    folder: Path
+    checkpoint: str
+    curve_file: str
+
+    @property
+    def name(self) -> Path:
+        """Beginning of the paths of checkpoints."""
+        return self.folder / self.checkpoint
+
+    @property
+    def curve(self) -> Path:
+        """The table; its picture has the suffix ``.png``."""
+        return self.folder / self.curve_file
+
+    def path(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self.name.with_name(f"{self.name.name}-{step}.pt")
+
+    def in_the_way(self, restart: Path | None) -> list[Path]:
+        """Files of other runs: all but those of the run whose checkpoint ``restart`` is.
+
+        Parameters
+        ----------
+        restart
+            The checkpoint from which the training goes on, if it does.
+        """
+        files = numbered(self.name)
+        own = [path for path in files if restart is not None and _same(path, restart)]
+        if own:
+            return [path for path in files if step_of(path) > step_of(own[0])]
+        return files + ([self.curve] if self.curve.exists() else [])
+
+    def check(self, *, restart: Path | None, finetune: Path | None, force: bool) -> None:
+        """Refuse to mix files of two runs.
+
+        Parameters
+        ----------
+        restart, finetune
+            Checkpoint to begin from.
+        force
+            Whether files of other runs may be removed.
+
+        Raises
+        ------
+        ConfigurationError
+            If files of another run are there and ``force`` is not given, they are what the training
+            begins from, the table is a file of another kind, or a name is not usable.
+        """
+        for key, text in (("save_ckpt", self.checkpoint), ("disp_file", self.curve_file)):
+            if Path(text).name in ("", "..") or text.endswith("/"):
+                raise ConfigurationError(
+                    f"training.{key}",
+                    expected="the name of a file",
+                    got=repr(text),
+                    fix="write 'model.ckpt' or 'lcurve.csv', for example",
+                )
+        if self.curve.suffix == ".png":
+            raise ConfigurationError(
+                "training.disp_file",
+                expected="the name of a table; the picture beside it ends in .png",
+                got=repr(self.curve_file),
+                fix="write 'lcurve.csv', for example",
+            )
+        if self.curve.exists() and not _is_curve(self.curve):
+            raise ConfigurationError(
+                f"learning curve '{self.curve}'",
+                expected="no file, or the table of a training (step,learning_rate,...)",
+                got="a file of another kind",
+                fix="move it away, or choose another training.disp_file",
+            )
+        others = self.in_the_way(restart)
+        if others and not force:
+            raise ConfigurationError(
+                f"output '{others[0]}'",
+                expected="a folder without files of another run"
+                if restart is None
+                else f"no later or other files than those of the run of '{restart}'",
+                got="an existing file",
+                fix="pass --restart to go on from the last checkpoint, --force to remove the old "
+                "checkpoints and curve, or another --output",
+            )
+        if finetune is not None and any(_same(path, finetune) for path in others):
+            raise ConfigurationError(
+                "--finetune",
+                expected="a checkpoint that --force does not remove",
+                got=str(finetune),
+                fix="choose another --output",
+            )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other trainings out of these files, for as long as the context lasts.
+
+        What a killed run left half written is removed.
+
+        Raises
+        ------
+        ConfigurationError
+            If another training is writing.
+        """
+        for path in (self.name, self.curve):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        lock = self.name.with_name(f".{self.name.name}.lock")
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(handle, lock)
+            try:
+                checkpoints = re.escape(self.name.name) + r"-\d+\.pt"
+                remove_unfinished(self.name.parent, re.compile(checkpoints))
+                remove_unfinished(self.curve.parent, re.compile(re.escape(self.curve.name)))
+                yield
+            finally:
+                # while it is still locked: nobody else has it
+                lock.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # whoever had it before may have removed the file since it was opened
+        free = path.exists() and os.path.samestat(os.fstat(handle), path.stat())
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            return  # a file system without locks
+        free = False
+    if not free:
+        raise ConfigurationError(
+            f"output '{path.parent}'",
+            expected="one training at a time with these names",
+            got="another one that is running",
+            fix="wait for it, or choose another --output",
+        )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.exists() and one.samefile(other)
+
+
+def _is_curve(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(CURVE_BEGINS)) == CURVE_BEGINS
