@@ -86,6 +86,23 @@ def test_converted_stand_in(kind: str, periodic: bool, tmp_path: Path) -> None:
     assert -(forces * direction).sum() == pytest.approx(slope, rel=1e-6, abs=1e-7)
 
 
+def test_the_nearest_of_each_type_count(tmp_path: Path) -> None:
+    """One type has more neighbours than it may, all together are fewer than they may."""
+    sel = [3, 200]
+    descriptor = {**standin.DEFINITIONS["se_e2_a"], "sel": sel}
+    path = standin.save(tmp_path / "x.pth", "se_e2_a", descriptor=descriptor)
+    done = convert(path, tmp_path / "x.pt", code="deepmd")
+    atoms = structure(True)
+    types = [standin.TYPE_MAP.index(symbol) for symbol in atoms.get_chemical_symbols()]
+    rows = neighbors(atoms)
+    kept = standin.nearest(types, rows, sel)
+    assert max(map(len, rows)) < sum(sel)
+    assert kept != [sorted(row, key=lambda entry: (types[entry[0]], entry[1])) for row in rows]
+    atoms.calc = BridgeCalculator(done.path)
+    expected = standin.reference("se_e2_a", types, kept)
+    np.testing.assert_allclose(atoms.get_potential_energies(), expected, atol=ROUNDING)
+
+
 @pytest.mark.parametrize("kind", ["dpa1", "dpa3"])
 def test_energies_of_some_atoms(kind: str, tmp_path: Path) -> None:
     """Home atoms of a rank: with messages from the others, without anything for the others."""
