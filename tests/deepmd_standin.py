@@ -23,7 +23,7 @@ TYPE_MAP = ["O", "H"]
 BIAS = (-2.0, -1.0)
 WEIGHT = (0.7, 0.3)
 DEFINITIONS: dict[str, dict[str, Any]] = {
-    "dpa1": {"type": "dpa1", "sel": 40, "rcut": RCUT},
+    "dpa1": {"type": "dpa1", "sel": 40, "rcut": RCUT, "attn_layer": 0},
     "dpa3": {"type": "dpa3", "repflow": {"e_rcut": RCUT, "nlayers": 2}},
     "se_e2_a": {"type": "se_e2_a", "sel": [20, 20], "rcut": RCUT},
     "dpa2": {"type": "dpa2"},
@@ -142,7 +142,9 @@ class FrozenModel(torch.nn.Module):
         self.n_fparam = int(facts.get("n_fparam", 0))
         self.rcut = RCUT
         self.messages = bool(facts.get("messages", False))
-        sel = definition["descriptor"].get("sel") if isinstance(definition["descriptor"], dict) else 0
+        sel = (
+            definition["descriptor"].get("sel") if isinstance(definition["descriptor"], dict) else 0
+        )
         self.sel: List[int] = list(sel) if isinstance(sel, list) else [0]
         self.by_type = isinstance(sel, list)
         self.type_map: List[str] = list(definition["type_map"])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 
 from alchemi_bridge.errors import ModelLoadError, first_line
+from alchemi_bridge.model.files import write_atomically
 from alchemi_bridge.potentials.deepmd import Definition, SeE2A, read_definition
 
 FORMAT = "alchemi_bridge training checkpoint 1"
@@ -48,21 +47,6 @@ class Checkpoint:
         model = SeE2A(self.definition)
         model.load_state_dict(self.model)
         return model
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is never seen half written, even if the machine stops."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

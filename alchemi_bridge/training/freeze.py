@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.model.files import check_target, save_model
 from alchemi_bridge.potentials.deepmd import to_metatomic
 from alchemi_bridge.training.checkpoint import load
 
@@ -20,7 +20,7 @@ def freeze(
     checkpoint
         See :func:`alchemi_bridge.training.checkpoint.load`.
     output
-        Usually ``*.pt``.
+        Usually ``*.pt``; a file that is there is replaced.
     numbers
         Atomic numbers of types whose names are no chemical symbols.
 
@@ -32,20 +32,14 @@ def freeze(
     Raises
     ------
     ConfigurationError
-        If the folder of ``output`` does not exist, ``output`` is the checkpoint, or a type is no
-        element.
+        If ``output`` can not be written there, is the checkpoint, or a type is no element.
     ModelLoadError
         If the checkpoint is not usable.
+    OSError
+        If the disk is full; a file that was there before is as it was.
     """
     output = Path(output)
+    check_target(output, Path(checkpoint))
     found = load(checkpoint)
-    same = output.exists() and Path(checkpoint).exists() and output.samefile(checkpoint)
-    if same or not output.parent.is_dir():
-        raise ConfigurationError(
-            "path of the model file",
-            expected="a new file in a folder that exists",
-            got=str(output),
-            fix="name another file, usually *.pt",
-        )
-    to_metatomic(found.build(), found.definition, dict(numbers or {})).save(output)
+    save_model(to_metatomic(found.build(), found.definition, dict(numbers or {})), output)
     return output
