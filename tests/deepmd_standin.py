@@ -23,7 +23,7 @@ TYPE_MAP = ["O", "H"]
 BIAS = (-2.0, -1.0)
 WEIGHT = (0.7, 0.3)
 DEFINITIONS: dict[str, dict[str, Any]] = {
-    "dpa1": {"type": "dpa1", "sel": 40, "rcut": RCUT},
+    "dpa1": {"type": "dpa1", "sel": 40, "rcut": RCUT, "attn_layer": 0},
     "dpa3": {"type": "dpa3", "repflow": {"e_rcut": RCUT, "nlayers": 2}},
     "se_e2_a": {"type": "se_e2_a", "sel": [20, 20], "rcut": RCUT},
     "dpa2": {"type": "dpa2"},
@@ -142,6 +142,11 @@ class FrozenModel(torch.nn.Module):
         self.n_fparam = int(facts.get("n_fparam", 0))
         self.rcut = RCUT
         self.messages = bool(facts.get("messages", False))
+        sel = (
+            definition["descriptor"].get("sel") if isinstance(definition["descriptor"], dict) else 0
+        )
+        self.sel: List[int] = list(sel) if isinstance(sel, list) else [0]
+        self.by_type = isinstance(sel, list)
         self.type_map: List[str] = list(definition["type_map"])
 
     @torch.jit.export
@@ -182,16 +187,20 @@ class FrozenModel(torch.nn.Module):
         nlist: torch.Tensor,
         extra_nlist_sort: bool = False,
     ) -> torch.Tensor:
-        """Neighbour lists, by distance if that is asked for."""
-        if not extra_nlist_sort:
-            return nlist
+        """Neighbour lists, by distance if that is asked for; the first ``sel`` of each type."""
         n_local = nlist.shape[1]
         x = extended_coord[0]
         lists = nlist[0]
-        vectors = x[torch.where(lists >= 0, lists, 0)] - x[:n_local].unsqueeze(1)
-        distance = torch.where(lists >= 0, vectors.square().sum(dim=2), 1e9)
-        order = torch.argsort(distance, dim=1)
-        return torch.gather(lists, 1, order).unsqueeze(0)
+        if extra_nlist_sort:
+            vectors = x[torch.where(lists >= 0, lists, 0)] - x[:n_local].unsqueeze(1)
+            distance = torch.where(lists >= 0, vectors.square().sum(dim=2), 1e9)
+            lists = torch.gather(lists, 1, torch.argsort(distance, dim=1))
+        if self.by_type:
+            kinds = extended_atype[0][torch.where(lists >= 0, lists, 0)]
+            for kind, most in enumerate(self.sel):
+                mine = (lists >= 0) & (kinds == kind)
+                lists = torch.where(mine & (mine.to(torch.int64).cumsum(1) > most), -1, lists)
+        return lists.unsqueeze(0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Not used."""
@@ -223,6 +232,19 @@ def save(path: Path, kind: str = "dpa1", *, modifier: str = "", **options: Any) 
     """Write a stand-in as ``dp --pt freeze`` does."""
     torch.jit.save(frozen(kind, **options), str(path), {"data_modifier.pth": modifier})
     return path
+
+
+def nearest(
+    types: list[int], rows: list[list[tuple[int, float]]], sel: list[int]
+) -> list[list[tuple[int, float]]]:
+    """The rows with the ``sel`` nearest of each type."""
+    kept = []
+    for row in rows:
+        by_distance = sorted(row, key=lambda entry: entry[1])
+        kept.append([])
+        for kind, most in enumerate(sel):
+            kept[-1] += [entry for entry in by_distance if types[entry[0]] == kind][:most]
+    return kept
 
 
 def reference(kind: str, types: list[int], rows: list[list[tuple[int, float]]]) -> np.ndarray:

@@ -22,8 +22,14 @@ from trust_files import check_message, records_of, replaced, write
 from alchemi_bridge import BridgeCalculator
 from alchemi_bridge.errors import ConfigurationError, ModelLoadError, UntrustedModelError
 from alchemi_bridge.model import load_model
-from alchemi_bridge.potentials.deepmd import convert, read_definition, to_metatomic
+from alchemi_bridge.potentials.deepmd import (
+    convert,
+    from_deepmd,
+    read_definition,
+    to_metatomic,
+)
 from alchemi_bridge.potentials.deepmd.frozen import read_frozen
+from alchemi_bridge.potentials.deepmd.rewrite import rewrite
 
 #: Sums of some ten terms of order one, in another order.
 ROUNDING = 1e-12
@@ -84,6 +90,23 @@ def test_converted_stand_in(kind: str, periodic: bool, tmp_path: Path) -> None:
     atoms.positions -= 2 * step * direction
     slope = (up - reference().sum()) / (2 * step)
     assert -(forces * direction).sum() == pytest.approx(slope, rel=1e-6, abs=1e-7)
+
+
+def test_the_nearest_of_each_type_count(tmp_path: Path) -> None:
+    """One type has more neighbours than it may, all together are fewer than they may."""
+    sel = [3, 200]
+    descriptor = {**standin.DEFINITIONS["se_e2_a"], "sel": sel}
+    path = standin.save(tmp_path / "x.pth", "se_e2_a", descriptor=descriptor)
+    done = convert(path, tmp_path / "x.pt", code="deepmd")
+    atoms = structure(True)
+    types = [standin.TYPE_MAP.index(symbol) for symbol in atoms.get_chemical_symbols()]
+    rows = neighbors(atoms)
+    kept = standin.nearest(types, rows, sel)
+    assert max(map(len, rows)) < sum(sel)
+    assert kept != [sorted(row, key=lambda entry: (types[entry[0]], entry[1])) for row in rows]
+    atoms.calc = BridgeCalculator(done.path)
+    expected = standin.reference("se_e2_a", types, kept)
+    np.testing.assert_allclose(atoms.get_potential_energies(), expected, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("kind", ["dpa1", "dpa3"])
@@ -207,6 +230,11 @@ def test_code_that_does_not_run_is_refused(
 # --- what is refused ----------------------------------------------------------------------------
 
 
+def descriptor(kind: str, **changes: Any) -> dict[str, Any]:
+    """Changes of the definition of a stand-in."""
+    return {"descriptor": {**standin.DEFINITIONS[kind], **changes}}
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
@@ -220,6 +248,14 @@ def test_code_that_does_not_run_is_refused(
         ("dpa1", {"facts": {"n_fparam": 2}}, "numb_fparam"),
         ("dpa1", {"facts": {"precision": 6}}, "DP_INTERFACE_PREC=low"),
         ("dpa1", {"modifier": {"type": "dipole_charge"}}, "model.modifier"),
+        ("dpa1", descriptor("dpa1", precision="bfloat16"), "descriptor.precision"),
+        ("dpa3", {"fitting_net": {"precision": "float16"}}, "fitting_net.precision"),
+        ("se_e2_a", descriptor("se_e2_a", precision="float16"), "'float16'"),
+        ("dpa1", descriptor("dpa1", precision="float32", attn_layer=1), "rounding errors"),
+        ("dpa1", descriptor("dpa1", rcut=3.0), "code says, 3.5, got 3.0"),
+        ("dpa3", descriptor("dpa3", repflow={"nlayers": 2, "e_rcut": 4.0}), "e_rcut"),
+        ("dpa3", descriptor("dpa3", repflow={"nlayers": 3, "e_rcut": 3.5}), "code says, 2, got 3"),
+        ("dpa3", descriptor("dpa3", repflow=[]), "e_rcut"),
     ],
 )
 def test_refused(kind: str, options: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -243,6 +279,66 @@ def test_a_file_without_the_methods_is_refused(plain: Path, tmp_path: Path) -> N
     path = edited(plain, tmp_path / "x.pth", "format_nlist", "format_list")
     with pytest.raises(ModelLoadError, match="'format_nlist'") as error:
         convert(path, tmp_path / "x.pt")
+    check_message(error)
+
+
+@pytest.mark.parametrize("rcut", [np.nan, np.inf, -3.5, 0.0])
+def test_a_cutoff_that_is_no_length_is_refused(rcut: float, tmp_path: Path) -> None:
+    scripted = standin.frozen("dpa1")
+    scripted.rcut = rcut
+    torch.jit.save(scripted, str(tmp_path / "x.pth"), {"data_modifier.pth": ""})
+    with pytest.raises(ModelLoadError, match="a length above zero") as error:
+        convert(tmp_path / "x.pth", tmp_path / "x.pt")
+    check_message(error)
+
+
+def test_types_that_are_not_those_of_the_definition_are_refused(tmp_path: Path) -> None:
+    scripted = standin.frozen("dpa1")
+    scripted.type_map = ["O", "C"]
+    torch.jit.save(scripted, str(tmp_path / "x.pth"), {"data_modifier.pth": ""})
+    with pytest.raises(ModelLoadError, match=r"type_map.*'C'.*got .*'H'") as error:
+        convert(tmp_path / "x.pth", tmp_path / "x.pt")
+    check_message(error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "jumps"),
+    [
+        ({"attn_layer": 2}, True),
+        ({"attn_layer": 2, "smooth_type_embedding": False}, True),
+        ({"attn_layer": 2, "smooth_type_embedding": True}, False),
+        ({"attn_layer": 0, "smooth_type_embedding": False, "precision": "float32"}, False),
+    ],
+)
+def test_jumps_at_the_cutoff_are_said(
+    changes: dict[str, Any], jumps: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = standin.save(tmp_path / "x.pth", **descriptor("dpa1", **changes))
+    convert(path, tmp_path / "x.pt")
+    assert ("jumps where an atom passes the cutoff" in caplog.text) is jumps
+
+
+def test_the_bias_that_a_training_began_with_does_not_matter(tmp_path: Path) -> None:
+    """The weights have what came of it; a training itself would have to heed it."""
+    key = {"preset_out_bias": {"energy": [None, 2.0]}}
+    path = standin.save(tmp_path / "x.pth", **key)
+    assert convert(path, tmp_path / "x.pt").code == "deepmd"
+    section = {**golden.section("se_e2_a-one-side"), **key}
+    assert read_definition(section, trained=True) == read_definition(
+        golden.section("se_e2_a-one-side")
+    )
+    with pytest.raises(ConfigurationError, match="preset_out_bias"):
+        read_definition(section)
+
+
+def test_rewritten_code_is_checked_again(plain: Path) -> None:
+    [(name, code)] = [(n, d) for n, d in records_of(plain) if n.endswith("deepmd/standin.py")]
+    source = code.decode()
+    assert rewrite(plain.read_bytes(), {name: source}, "x")[1] == ()
+    line = "    bias = self.bias\n"
+    source = source.replace(line, f'{line}    torch.save(bias, "x")\n')
+    with pytest.raises(UntrustedModelError, match="writes files") as error:
+        rewrite(plain.read_bytes(), {name: source}, "x")
     check_message(error)
 
 
@@ -332,12 +428,20 @@ def test_options_that_are_wrong(plain: Path, tmp_path: Path) -> None:
 # --- native code in place of the file's ---------------------------------------------------------
 
 
-def frozen_se_e2_a(monkeypatch: pytest.MonkeyPatch, path: Path, shift: float = 0.0) -> Path:
+def frozen_se_e2_a(
+    monkeypatch: pytest.MonkeyPatch,
+    path: Path,
+    shift: float = 0.0,
+    name: str = "se_e2_a-one-side",
+    bias: float = 0.0,
+) -> Path:
     """A stand-in of se_e2_a whose weights are a golden model's; its own code is something else."""
     from alchemi_bridge.potentials.deepmd.frozen import FrozenFile
 
-    name = "se_e2_a-one-side"
-    model, definition = golden.load(name)
+    _, definition = golden.load(name)
+    weights = golden.weights(name)
+    weights["atomic_model.out_bias"] = weights["atomic_model.out_bias"] + bias
+    model = from_deepmd(definition, weights)
 
     class Theirs(torch.nn.Module):
         def forward(
@@ -348,7 +452,7 @@ def frozen_se_e2_a(monkeypatch: pytest.MonkeyPatch, path: Path, shift: float = 0
 
     class Module:
         def state_dict(self) -> dict[str, torch.Tensor]:
-            return golden.weights(name)
+            return weights
 
     file = FrozenFile(
         module=Module(),  # type: ignore[arg-type]
@@ -394,7 +498,28 @@ def test_native_code_that_disagrees_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = frozen_se_e2_a(monkeypatch, tmp_path / "x.pth", shift=1e-8)
-    with pytest.raises(ModelLoadError, match=r"agrees with the native one.*--code deepmd"):
+    with pytest.raises(ModelLoadError, match=r"agrees with the native one.*use neither"):
+        convert(path, tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(("shift", "agrees"), [(1e-6, True), (1e-4, False)])
+def test_agreement_is_relative_to_the_numbers(
+    shift: float, agrees: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In float32, energies of 1000 eV have rounding errors of 1e-4 eV."""
+    path = frozen_se_e2_a(monkeypatch, tmp_path / "x.pth", shift, "se_e2_a-float32", bias=-1000.0)
+    if agrees:
+        assert convert(path, tmp_path / "x.pt").difference == pytest.approx(1e-3, rel=0.1)
+    else:
+        with pytest.raises(ModelLoadError, match=r"within 0\.01 eV.*got a difference of 0\.1"):
+            convert(path, tmp_path / "x.pt")
+
+
+def test_own_code_that_gives_no_numbers_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = frozen_se_e2_a(monkeypatch, tmp_path / "x.pth", shift=np.inf)
+    with pytest.raises(ModelLoadError, match="finite energies"):
         convert(path, tmp_path / "x.pt")
 
 
@@ -434,8 +559,14 @@ def test_command_with_types(cli: Cli, plain: Path, tmp_path: Path) -> None:
     assert run.status == 0
     assert re.search(r"types +O \(8\), H \(3\)", run.stdout)
     assert re.search(r"code +that of the frozen model", run.stdout)
+    again = cli("convert", "deepmd", plain, tmp_path / "x.pt")
+    assert again.status == 2
+    assert "pass --force" in again.stderr
+    run = cli("convert", "deepmd", plain, tmp_path / "x.pt", "--types", "H=0", "--force")
+    assert run.status == 2
+    assert "atomic type: expected an integer of at least 1, got 0" in run.stderr
     for wrong in ("H", "=3", "H=x"):
-        run = cli("convert", "deepmd", plain, tmp_path / "x.pt", "--types", wrong)
+        run = cli("convert", "deepmd", plain, tmp_path / "y.pt", "--types", wrong)
         assert run.status == 2
         assert "NAME=NUMBER" in run.stderr
 

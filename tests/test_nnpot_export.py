@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -178,10 +177,10 @@ def test_a_folder_that_can_not_be_written_to(
 ) -> None:
     """The message names what the user did, and no file of our own in it."""
 
-    def denied(**options: object) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "tmp1.pt"))
+    def denied(path: Path, **options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(tempfile, "mkstemp", denied)
+    monkeypatch.setattr(Path, "touch", denied)
     run = cli("export", "nnpot", silicon_model, tmp_path / "out.pt")
     run.failed_with(f"got '{tmp_path}' (Permission denied)", "choose another folder")
     assert "tmp1" not in run.stderr

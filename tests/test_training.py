@@ -23,6 +23,7 @@ from alchemi_bridge.errors import (
     ModelLoadError,
     NonFiniteResultError,
 )
+from alchemi_bridge.model.files import write_atomically
 from alchemi_bridge.potentials.deepmd import to_deepmd
 from alchemi_bridge.training import Ranks, Start, Training, finetune, freeze, joined, read_input
 from alchemi_bridge.training import checkpoint as checkpoints
@@ -280,14 +281,14 @@ def test_divergence_is_said_and_leaves_the_last_checkpoint(folder: Path) -> None
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.pt"
-    checkpoints.write_atomically(path, b"old")
+    write_atomically(path, b"old")
 
     def fail(*_: object) -> None:
         raise OSError("the disk is full")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="full"):
-        checkpoints.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.pt"]
 

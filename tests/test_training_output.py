@@ -15,9 +15,10 @@ from cli_runs import Cli
 from training_parts import make, train
 
 from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.model.files import write_atomically
 from alchemi_bridge.potentials.deepmd import FrameResults
 from alchemi_bridge.training import Start, freeze
-from alchemi_bridge.training.checkpoint import load, numbered, write_atomically
+from alchemi_bridge.training.checkpoint import load, numbered
 from alchemi_bridge.training.output import OutputFolder
 
 
@@ -138,11 +139,11 @@ def test_one_training_at_a_time(folder: Path) -> None:
 def test_what_a_killed_run_left_is_removed(folder: Path) -> None:
     out = folder / "out"
     left = [
-        out / ".model.ckpt-18.pt.0123abcd",
-        out / ".lcurve.csv.89abcdef",
+        out / ".0123abcd-model.ckpt-18.pt",
+        out / ".89abcdef-lcurve.csv",
         out / ".model.ckpt.lock",
     ]
-    kept = [out / ".other.ckpt-18.pt.0123abcd", out / ".model.ckpt-18.pt.swp"]
+    kept = [out / ".0123abcd-other.ckpt-18.pt", out / ".model.ckpt-18.pt.swp"]
     for path in left + kept:
         path.write_bytes(b"half")
     path = training_parts.write_input(folder, training__numb_steps=13)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alchemi_bridge.cli.console import print_json, print_table, printable, stdout_console
-from alchemi_bridge.cli.options import add_command, json_option
+from alchemi_bridge.cli.options import add_command, add_force, check_output, json_option
 from alchemi_bridge.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -52,12 +53,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--sha256", metavar="HASH", help="refuse any file with another SHA-256 hash"
     )
+    add_force(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command (see the module's ``--help``)."""
     numbers = atomic_numbers(args.types)
+    check_output(Path(args.output), args.force)
     from alchemi_bridge.potentials.deepmd import convert
 
     done = convert(args.source, args.output, numbers=numbers, code=args.code, sha256=args.sha256)

@@ -14,8 +14,10 @@ from typing import IO, TYPE_CHECKING, Any
 from alchemi_bridge.cli.console import LOGGER, print_json, print_table, progress, stdout_console
 from alchemi_bridge.cli.options import (
     add_command,
+    add_force,
     apply_threads,
     calculator_options,
+    check_output,
     json_option,
     model_options,
     positive_integer,
@@ -81,7 +83,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="FILE",
         help="one file for all frames (default: STRUCTURE with the suffix .evaluated.extxyz)",
     )
-    parser.add_argument("--force", action="store_true", help="overwrite existing output")
+    add_force(parser)
     parser.set_defaults(run=run)
 
 
@@ -148,20 +150,7 @@ def _output_files(args: argparse.Namespace) -> list[Path]:
                 fix="pass --output FILE, or evaluate them one by one",
             )
     for path in outputs:
-        if path.exists() and not path.is_file():
-            raise ConfigurationError(
-                f"output '{path}'",
-                expected="a regular file, or none yet",
-                got="a folder" if path.is_dir() else "something that is not a regular file",
-                fix="choose another --output",
-            )
-        if path.exists() and not args.force:
-            raise ConfigurationError(
-                f"output '{path}'",
-                expected="a file that is not there yet",
-                got="an existing file",
-                fix="pass --force to overwrite it, or another --output",
-            )
+        check_output(path, args.force, "choose another --output")
     real_inputs = {os.path.realpath(path) for path in inputs}
     for path in outputs:
         if {os.path.realpath(path), os.path.realpath(_partial(path))} & real_inputs:

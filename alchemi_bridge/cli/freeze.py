@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from alchemi_bridge.cli.console import print_json, stdout_console
 from alchemi_bridge.cli.convert import atomic_numbers
-from alchemi_bridge.cli.options import add_command, json_option
+from alchemi_bridge.cli.options import add_command, add_force, check_output, json_option
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,12 +31,14 @@ def add_parser(subparsers: Any) -> None:
         default=[],
         help="atomic number of a type that is not named by its symbol; may be repeated",
     )
+    add_force(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command (see the module's ``--help``)."""
     numbers = atomic_numbers(args.types)
+    check_output(Path(args.output), args.force)
     from alchemi_bridge.training import freeze
 
     path = freeze(args.checkpoint, args.output, numbers=numbers)

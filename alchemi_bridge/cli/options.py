@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from alchemi_bridge.errors import BridgeError, ConfigurationError, VariantError
@@ -97,6 +98,45 @@ def add_file_options(parser: argparse._ActionsContainer) -> None:
         metavar="DIR",
         help="directory with the compiled extensions that the model needs",
     )
+
+
+def add_force(parser: argparse._ActionsContainer) -> None:
+    """``--force``."""
+    parser.add_argument("--force", action="store_true", help="overwrite existing output")
+
+
+def check_output(path: Path, force: bool, another: str = "name another file") -> None:
+    """Refuse to write to what is no file, and without ``--force`` to one that is there.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    force
+        Whether it may be there.
+    another
+        How to write elsewhere, in the imperative.
+
+    Raises
+    ------
+    ConfigurationError
+        Both say what to do.
+    """
+    what = f"output '{path}'"
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(
+            what,
+            expected="a regular file, or none yet",
+            got="a folder" if path.is_dir() else "something that is not a regular file",
+            fix=another,
+        )
+    if path.exists() and not force:
+        raise ConfigurationError(
+            what,
+            expected="a file that is not there yet",
+            got="an existing file",
+            fix=f"pass --force to overwrite it, or {another}",
+        )
 
 
 def model_options(

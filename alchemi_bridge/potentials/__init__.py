@@ -13,6 +13,7 @@ from typing import Any
 from metatomic.torch import AtomisticModel
 
 from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.model.files import check_target, save_model, write_atomically
 from alchemi_bridge.potentials.lennard_jones import lennard_jones
 from alchemi_bridge.potentials.message_passing import message_passing
 from alchemi_bridge.potentials.stillinger_weber import stillinger_weber
@@ -102,20 +103,16 @@ def export(name: str, path: str | Path, **options: Any) -> Path:
     Raises
     ------
     ConfigurationError
-        As :func:`build`, and if the folder does not exist.
+        As :func:`build`, and if the file can not be written there.
+    OSError
+        If the disk is full; a file that was there before is as it was.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise ConfigurationError(
-            "path of the model file",
-            expected="a file in a folder that exists",
-            got=str(path),
-            fix=f"create '{path.parent}' first",
-        )
-    _known(name, options)
+    check_target(path)
+    builder = _known(name, options)
     if name in _TRAINED:
         check_dtype(**options)
-        path.write_bytes(content(name))
+        write_atomically(path, content(name))
     else:
-        build(name, **options).save(path)
+        save_model(builder(**options), path)
     return path

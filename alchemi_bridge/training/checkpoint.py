@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 import re
-import secrets
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,7 @@ from typing import Any
 import torch
 
 from alchemi_bridge.errors import ConfigurationError, ModelLoadError, first_line
+from alchemi_bridge.model.files import write_atomically
 from alchemi_bridge.potentials.deepmd import Definition, SeE2A, read_definition
 
 FORMAT = "alchemi_bridge training checkpoint 2"
@@ -53,30 +52,6 @@ class Checkpoint:
         model = SeE2A(self.definition)
         model.load_state_dict(self.model)
         return model
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is never seen half written, even if the machine stops."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    # the mode that the umask leaves, as of any other file
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def remove_unfinished(folder: Path, names: re.Pattern[str]) -> None:
-    """Remove what :func:`write_atomically` left where it was killed, of files with such names."""
-    form = re.compile(rf"\.({names.pattern})\.[0-9a-f]{{8}}")
-    for path in folder.iterdir():
-        if form.fullmatch(path.name):
-            path.unlink(missing_ok=True)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alchemi_bridge.training.checkpoint import write_atomically
+from alchemi_bridge.model.files import write_atomically
 from alchemi_bridge.training.rmse import QUANTITIES
 
 #: Colours that remain distinct for the colour-blind (Okabe and Ito, 2008).

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alchemi_bridge.errors import ConfigurationError, ModelLoadError
+from alchemi_bridge.model.files import check_target, save_model
 from alchemi_bridge.potentials.deepmd import to_metatomic
 from alchemi_bridge.training.checkpoint import load, numbered
 
@@ -20,7 +21,7 @@ def freeze(
     checkpoint
         See :func:`alchemi_bridge.training.checkpoint.load`.
     output
-        Usually ``*.pt``.
+        Usually ``*.pt``; a file that is there is replaced.
     numbers
         Atomic numbers of types whose names are no chemical symbols.
 
@@ -32,22 +33,24 @@ def freeze(
     Raises
     ------
     ConfigurationError
-        If the folder of ``output`` does not exist, ``output`` is a checkpoint or would be taken for
-        one (``NAME-STEP.pt`` beside others), or a type is no element.
+        If ``output`` can not be written there, is a checkpoint or would be taken for one
+        (``NAME-STEP.pt`` beside others), or a type is no element.
     ModelLoadError
         If the checkpoint is not usable.
+    OSError
+        If the disk is full; a file that was there before is as it was.
     """
     output = Path(output)
+    check_target(output, Path(checkpoint))
     found = load(checkpoint)
-    if not output.parent.is_dir() or output.is_dir() or _is_checkpoint(output):
+    if _is_checkpoint(output):
         raise ConfigurationError(
             "path of the model file",
-            expected="a file in a folder that exists, and none that is a checkpoint, or like the "
-            "name of one",
+            expected="a file that is no checkpoint, and has no name of one",
             got=str(output),
             fix="name another file, usually *.pt",
         )
-    to_metatomic(found.build(), found.definition, dict(numbers or {})).save(output)
+    save_model(to_metatomic(found.build(), found.definition, dict(numbers or {})), output)
     return output
 
 

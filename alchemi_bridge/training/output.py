@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alchemi_bridge.errors import ConfigurationError
-from alchemi_bridge.training.checkpoint import numbered, remove_unfinished, step_of
+from alchemi_bridge.model.files import remove_unfinished
+from alchemi_bridge.training.checkpoint import numbered, step_of
 
 #: How the table of a learning curve begins.
 CURVE_BEGINS = b"step,learning_rate"

@@ -56,25 +56,48 @@ def _dpa3(**options: Any) -> dict[str, Any]:
 
 
 WATER = ["O", "H"]
+FLOAT32 = {"precision": "float32"}
 #: name: (type map, descriptor, changes of the fitting net)
 MODELS: dict[str, tuple[list[str], dict[str, Any], dict[str, Any]]] = {
     "se_e2_a-water": (WATER, _se_e2_a(type_one_side=False, resnet_dt=True), {}),
     "se_e2_a-one-side": (WATER, _se_e2_a(type_one_side=True, activation_function="gelu"), {}),
     "se_e2_a-copper": (["Cu"], _se_e2_a(sel=[90]), {"resnet_dt": False}),
     "se_e2_a-few-neighbours": (WATER, _se_e2_a(sel=[8, 11], type_one_side=True), {}),
+    # one type has more neighbours than it may, although all together are fewer than they may
+    "se_e2_a-uneven-sel": (WATER, _se_e2_a(sel=[5, 200]), {}),
     "se_e2_a-excluded": (
         WATER,
         _se_e2_a(type_one_side=False, exclude_types=[[0, 0]], set_davg_zero=True),
         {"activation_function": "silu"},
     ),
     "se_e2_a-vacuum": (WATER, _se_e2_a(set_davg_zero=True), {"atom_ener": [-3.0, None]}),
-    "se_e2_a-float32": (WATER, _se_e2_a(precision="float32"), {"precision": "float32"}),
+    "se_e2_a-preset-bias": (WATER, _se_e2_a(set_davg_zero=True), {}),
+    "se_e2_a-float32": (WATER, _se_e2_a(precision="float32"), FLOAT32),
+    "se_e2_a-float32-descriptor": (WATER, _se_e2_a(precision="float32"), {}),
+    "se_e2_a-float32-fitting": (WATER, _se_e2_a(), FLOAT32),
     "dpa1-attention": (WATER, _dpa1(attn_layer=2), {}),
+    "dpa1-smooth": (WATER, _dpa1(attn_layer=2, smooth_type_embedding=True), {}),
     "dpa1-excluded": (WATER, _dpa1(attn_layer=1, exclude_types=[[0, 1]]), {}),
     "dpa1-strip": (WATER, _dpa1(attn_layer=0, tebd_input_mode="strip"), {}),
+    "dpa1-float32": (WATER, _dpa1(attn_layer=0, precision="float32"), FLOAT32),
+    "dpa1-smooth-float32": (
+        WATER,
+        _dpa1(attn_layer=2, smooth_type_embedding=True, precision="float32"),
+        FLOAT32,
+    ),
+    "dpa1-float32-descriptor": (WATER, _dpa1(attn_layer=0, precision="float32"), {}),
+    "dpa1-float32-fitting": (WATER, _dpa1(attn_layer=0), FLOAT32),
     "dpa3": (WATER, _dpa3(), {}),
     "dpa3-dynamic": (WATER, _dpa3(use_dynamic_sel=True, smooth_edge_update=True), {}),
     "dpa3-few-neighbours": (WATER, _dpa3(e_sel=14, a_sel=9), {}),
+    "dpa3-float32": (WATER, {**_dpa3(), "precision": "float32"}, FLOAT32),
+    "dpa3-float32-descriptor": (WATER, {**_dpa3(), "precision": "float32"}, {}),
+    "dpa3-float32-fitting": (WATER, _dpa3(), FLOAT32),
+}
+
+#: Keys of the section ``model`` beside those that every model has.
+MODEL_KEYS: dict[str, dict[str, Any]] = {
+    "se_e2_a-preset-bias": {"preset_out_bias": {"energy": [None, 2.0]}},
 }
 
 #: DeepPot 3.2.0 with torch 2.13 fails on these files ("a view of a leaf Variable that requires grad
@@ -85,7 +108,18 @@ NOT_SCRIPTED = ("se_e2_a-vacuum",)
 def model_section(name: str) -> dict[str, Any]:
     """The section ``model`` of deepmd-kit's input file."""
     type_map, descriptor, changes = MODELS[name]
-    return {"type_map": type_map, "descriptor": descriptor, "fitting_net": {**FITTING, **changes}}
+    return {
+        "type_map": type_map,
+        "descriptor": descriptor,
+        "fitting_net": {**FITTING, **changes},
+        **MODEL_KEYS.get(name, {}),
+    }
+
+
+def single(name: str) -> bool:
+    """Whether a part of the model computes in float32."""
+    _, descriptor, changes = MODELS[name]
+    return "float32" in (descriptor.get("precision"), changes.get("precision"))
 
 
 def structures(n_types: int) -> dict[str, dict[str, np.ndarray]]:

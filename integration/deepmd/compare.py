@@ -16,7 +16,7 @@ import metatomic.torch
 import numpy as np
 import torch
 from ase import Atoms
-from cases import MODELS, structures
+from cases import MODELS, single, structures
 
 from alchemi_bridge import BridgeCalculator
 from alchemi_bridge.errors import ModelLoadError
@@ -59,9 +59,8 @@ def differences(path: Path, type_map: list[str], reference: Any) -> dict[str, fl
 def compare(folder: Path) -> list[dict[str, Any]]:
     """One entry for each model and code."""
     entries = []
-    for name, (type_map, descriptor, _) in MODELS.items():
-        single = descriptor.get("precision") == "float32"
-        limits = LIMITS_FLOAT32 if single else LIMITS
+    for name, (type_map, _, _) in MODELS.items():
+        limits = LIMITS_FLOAT32 if single(name) else LIMITS
         codes = ("native", "deepmd") if name.startswith("se_e2_a") else ("deepmd",)
         for code in codes:
             done = convert(folder / f"{name}.pth", folder / "converted.pt", code=code)

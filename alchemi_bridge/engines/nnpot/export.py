@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from alchemi_bridge.errors import (
 )
 from alchemi_bridge.model import LoadedModel, OutputPlan, Wanted, load_model, plan_outputs
 from alchemi_bridge.model.evaluate import requests_for
+from alchemi_bridge.model.files import replacing
 from alchemi_bridge.neighbors.guard import MIN_DISTANCE_ANGSTROM
 from alchemi_bridge.units import conversion_factor
 
@@ -174,20 +175,17 @@ def export(
         "model-sha256": loaded.sha256,
         "torch-version": torch.__version__,
     }
-    partial = _partial(target)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            torch.jit.save(
-                module,
-                str(partial),
-                _extra_files={"extension_libs": names, "alchemi-bridge": json.dumps(facts)},
-            )
-            checked = compare(partial, contract, loaded, skin, variants, non_conservative)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    buffer = io.BytesIO()  # not a file: torch ends the process if a disk is full
+    with replacing(target) as partial, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.save(
+            module,
+            buffer,
+            _extra_files={"extension_libs": names, "alchemi-bridge": json.dumps(facts)},
+        )
+        partial.write_bytes(buffer.getvalue())
+        checked = compare(partial, contract, loaded, skin, variants, non_conservative)
     return Exported(
         path=target,
         contract=contract,
@@ -231,24 +229,6 @@ def _target(out: str | os.PathLike[str], model: Any) -> Path:
             fix="choose another name",
         )
     return target
-
-
-def _partial(target: Path) -> Path:
-    """An empty file beside the target, with the rights that a new file has here."""
-    try:
-        number, name = tempfile.mkstemp(suffix=SUFFIX, dir=target.parent)
-    except OSError as error:
-        raise ConfigurationError(
-            "file to write",
-            expected="a folder that files can be written to",
-            got=f"'{target.parent}' ({error.strerror})",
-            fix="choose another folder, or ask for the right to write there",
-        ) from error
-    os.close(number)
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(name, 0o666 & ~mask)
-    return Path(name)
 
 
 def _check_options(contract: str, skin: float) -> None:

@@ -27,9 +27,6 @@ class FrozenEnergies(torch.nn.Module):
         DeePMD-kit's scripted model.
     rcut
         Its cutoff, Å.
-    sorts
-        Have its neighbour lists sorted by distance: models that give the nearest neighbours a part
-        of their own rely on it.
     passes_messages
         Whether the energies of some atoms need the others, too.
     """
@@ -37,13 +34,10 @@ class FrozenEnergies(torch.nn.Module):
     if TYPE_CHECKING:
         deepmd: Any
 
-    def __init__(
-        self, deepmd: torch.nn.Module, rcut: float, sorts: bool, passes_messages: bool
-    ) -> None:
+    def __init__(self, deepmd: torch.nn.Module, rcut: float, passes_messages: bool) -> None:
         super().__init__()
         self.deepmd = deepmd
         self.rcut = rcut
-        self.sorts = sorts
         self.passes_messages = passes_messages
 
     def forward(
@@ -75,7 +69,9 @@ class FrozenEnergies(torch.nn.Module):
         owners = second if n_local == types.shape[0] else torch.zeros_like(second)
         mapping = torch.cat([local, owners]).unsqueeze(0)
         lists = ghosts.reshape(1, n_local, width)
-        lists = self.deepmd.format_nlist(coordinates, extended, lists, self.sorts)
+        # by distance: lists that are not sorted are cut off where they end, and not at the nearest,
+        # by models with a number of neighbours for each type
+        lists = self.deepmd.format_nlist(coordinates, extended, lists, True)
         found = self.deepmd.atomic_model.forward_common_atomic(
             coordinates, extended, lists, mapping
         )
@@ -93,9 +89,7 @@ def frozen_energies(file: FrozenFile, label: str) -> torch.jit.RecursiveScriptMo
     ModelLoadError
         If the model's methods are not those of the versions that are known.
     """
-    module = FrozenEnergies(
-        file.module, file.rcut, file.kind != "se_e2_a", bool(file.module.has_message_passing())
-    )
+    module = FrozenEnergies(file.module, file.rcut, bool(file.module.has_message_passing()))
     try:
         return torch.jit.script(module.eval())
     except Exception as error:  # whatever is wrong with the methods

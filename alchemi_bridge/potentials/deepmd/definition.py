@@ -27,6 +27,8 @@ _MODEL_IGNORED = (
     *("type", "data_stat_nbatch", "data_stat_protect", "data_bias_nsample", "srtab_add_bias"),
     *("info", "model_branch_alias", "finetune_head", "bridging_r_inner", "bridging_r_outer"),
 )
+# keys that only say how the weights come about
+_TRAINING_ONLY = ("preset_out_bias",)
 _NET_IGNORED = ("seed", "trainable")
 # keys of what is not supported, with the values that ask for nothing
 _MODEL_NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -148,7 +150,9 @@ class Definition:
         }
 
 
-def read_definition(model: Mapping[str, Any], where: str = "model") -> Definition:
+def read_definition(
+    model: Mapping[str, Any], where: str = "model", *, trained: bool = False
+) -> Definition:
     """Read the section ``model`` of an input file or a frozen model.
 
     Parameters
@@ -157,6 +161,8 @@ def read_definition(model: Mapping[str, Any], where: str = "model") -> Definitio
         The section, as JSON gives it. Keys that begin with ``_`` are comments.
     where
         How messages name the section.
+    trained
+        Whether the model has its weights, so that it does not matter how they came about.
 
     Raises
     ------
@@ -172,7 +178,7 @@ def read_definition(model: Mapping[str, Any], where: str = "model") -> Definitio
     _check_kind(descriptor, "type", ("se_e2_a", "se_a"))
     fitting = root.section("fitting_net")
     _check_kind(fitting, "type", ("ener",), "ener")
-    root.finish(_MODEL_IGNORED, _MODEL_NEUTRAL)
+    root.finish(_ignored(trained), _MODEL_NEUTRAL)
 
     rcut = descriptor.number("rcut", 6.0, above=0.0)
     rcut_smth = descriptor.number("rcut_smth", 0.5)
@@ -226,8 +232,15 @@ def read_definition(model: Mapping[str, Any], where: str = "model") -> Definitio
     return result
 
 
-def check_model_keys(model: Mapping[str, Any], where: str = "model") -> None:
+def check_model_keys(
+    model: Mapping[str, Any], where: str = "model", *, trained: bool = False
+) -> None:
     """Check the keys beside type map, descriptor and fitting net; those belong to whoever reads.
+
+    Parameters
+    ----------
+    model, where, trained
+        As for :func:`read_definition`.
 
     Raises
     ------
@@ -236,7 +249,11 @@ def check_model_keys(model: Mapping[str, Any], where: str = "model") -> None:
     """
     root = Section(model, where)
     root.used |= {"type_map", "descriptor", "fitting_net"}
-    root.finish(_MODEL_IGNORED, _MODEL_NEUTRAL)
+    root.finish(_ignored(trained), _MODEL_NEUTRAL)
+
+
+def _ignored(trained: bool) -> tuple[str, ...]:
+    return _MODEL_IGNORED + _TRAINING_ONLY if trained else _MODEL_IGNORED
 
 
 def _check_kind(

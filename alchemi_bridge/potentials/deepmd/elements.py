@@ -36,8 +36,11 @@ def atomic_numbers(type_map: Sequence[str], numbers: Mapping[str, int]) -> list[
         )
     found: list[int] = []
     for name in type_map:
+        if name in numbers:
+            found.append(numbers[name])
+            continue
         # ASE counts 'X', no element, as 0
-        number = numbers.get(name, _NUMBERS.get(name, 0))
+        number = _NUMBERS.get(name, 0)
         if number == 0:
             raise ConfigurationError(
                 f"type '{name}'",

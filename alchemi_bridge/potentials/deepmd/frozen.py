@@ -6,9 +6,8 @@ Such a file is TorchScript: code, like any model file. It passes the checks of
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,17 +19,14 @@ from alchemi_bridge.errors import BridgeError, ModelLoadError, last_line
 from alchemi_bridge.model.archive import open_file
 from alchemi_bridge.model.torchscript import ScriptKind, check_script
 from alchemi_bridge.model.trust import normal_hash
-from alchemi_bridge.potentials.deepmd.definition import check_model_keys
+from alchemi_bridge.potentials.deepmd.frozen_definition import (
+    check_facts,
+    check_precisions,
+    definition_of,
+    kind_of,
+)
 from alchemi_bridge.potentials.deepmd.rewrite import rewrite
 
-#: DeePMD's names of the descriptors that were compared with DeePMD-kit, and ours.
-TESTED = {
-    "se_e2_a": "se_e2_a",
-    "se_a": "se_e2_a",
-    "dpa1": "dpa1",
-    "se_atten": "dpa1",
-    "dpa3": "dpa3",
-}
 _FREEZE = "freeze the model with DeePMD-kit's PyTorch backend ('dp --pt freeze -o MODEL.pth')"
 _MODIFIER = "data_modifier.pth"
 _COMPRESSED = ("compress", "tebd_compress", "geo_compress")
@@ -105,8 +101,9 @@ def read_frozen(path: str | Path, *, sha256: str | None = None) -> FrozenFile:
         )
     data, operators = rewrite(data, records.code, label)
     module = _load(data, label)
-    definition = _definition(module, label)
-    kind = _kind(definition, label)
+    definition = definition_of(module, label)
+    kind = kind_of(definition, label)
+    check_precisions(kind, definition, label)
     try:
         _check_inputs(module, label)
         _check_compression(module, label)
@@ -124,6 +121,7 @@ def read_frozen(path: str | Path, *, sha256: str | None = None) -> FrozenFile:
             last_line(error),
             "freeze it again with DeePMD-kit 3.2",
         ) from error
+    check_facts(kind, definition, label, type_map=type_map, rcut=rcut, n_layers=n_layers)
     return FrozenFile(
         module=module,
         definition=definition,
@@ -172,58 +170,6 @@ def _load(data: bytes, label: str) -> torch.jit.RecursiveScriptModule:
             got=last_line(error),
             fix="freeze it again with a version of DeePMD-kit that uses a torch of about this age",
         ) from error
-
-
-def _definition(module: torch.jit.RecursiveScriptModule, label: str) -> dict[str, Any]:
-    try:
-        definition = json.loads(module.get_model_def_script())
-    except Exception as error:  # older files have none, or their own code fails
-        raise _unsupported(
-            label,
-            "a file that says what is in it (get_model_def_script)",
-            last_line(error),
-            "freeze it again with DeePMD-kit 3",
-        ) from error
-    if not isinstance(definition, dict) or not definition:
-        raise _unsupported(
-            f"{label}, definition of the model",
-            "the section 'model' of a training input",
-            str(definition)[:40],
-            "freeze it again with DeePMD-kit 3",
-        )
-    return definition
-
-
-def _kind(definition: Mapping[str, Any], label: str) -> str:
-    """The kind of model; an error that names it, if it was not tested."""
-
-    def name_of(key: str, default: str) -> str:
-        section = definition.get(key)
-        found = section.get("type", default) if isinstance(section, Mapping) else None
-        return str(found)
-
-    known = ", ".join(sorted(set(TESTED.values())))
-    model, descriptor = str(definition.get("type", "standard")), name_of("descriptor", "none")
-    fitting = name_of("fitting_net", "ener")
-    for got, good in (
-        (f"a model of type '{model}'", model == "standard"),
-        (f"descriptor '{descriptor}'", descriptor in TESTED),
-        (f"fitting net '{fitting}'", fitting == "ener"),
-    ):
-        if not good:
-            raise _unsupported(
-                label,
-                f"a standard model of {known} with an energy fitting net",
-                got,
-                "other kinds have not been compared with DeePMD-kit; convert one of these",
-            )
-    try:
-        check_model_keys(definition)
-    except BridgeError as error:
-        raise _unsupported(
-            f"{label}, {error.what}", error.expected, error.got, error.fix
-        ) from error
-    return TESTED[descriptor]
 
 
 def _check_inputs(module: torch.jit.RecursiveScriptModule, label: str) -> None:

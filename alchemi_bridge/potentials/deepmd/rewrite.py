@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Mapping
 
 from alchemi_bridge.errors import ModelLoadError
+from alchemi_bridge.model.script import check_source
 
 # run by compressed models only, and between the ranks of DeePMD-kit's own plugin for LAMMPS only;
 # all of them return lists of tensors
@@ -51,6 +52,8 @@ def rewrite(data: bytes, code: Mapping[str, str], label: str) -> tuple[bytes, tu
     ------
     ModelLoadError
         If the code needs operators of another library, or can not be parsed.
+    UntrustedModelError
+        If the new code touches files; see :func:`alchemi_bridge.model.script.check_source`.
     """
     operators: set[str] = set()
     changed: dict[str, str] = {}
@@ -78,6 +81,8 @@ def rewrite(data: bytes, code: Mapping[str, str], label: str) -> tuple[bytes, tu
         new = _with_buffers(new)
         operators |= own
         if new != source:
+            # what is loaded is the new text
+            check_source(f"{label}, record {record!r}, rewritten", new)
             changed[record] = new
     return (_replaced(data, changed) if changed else data), tuple(sorted(operators))
 
