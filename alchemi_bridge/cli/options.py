@@ -120,7 +120,7 @@ def check_output(path: Path, force: bool, another: str = "name another file") ->
     Raises
     ------
     ConfigurationError
-        Both say what to do.
+        If it is a folder or the like, or is there without ``force``.
     """
     what = f"output '{path}'"
     if path.exists() and not path.is_file():
