@@ -17,7 +17,7 @@ import torch
 from training_cases import TRAININGS, write, write_copper
 
 from alchemi_bridge.potentials.deepmd import Definition, SeE2A, evaluate, to_deepmd
-from alchemi_bridge.training import Training, TrainingInput, joined, read_input
+from alchemi_bridge.training import Start, Training, TrainingInput, joined, read_input
 from alchemi_bridge.training.loading import Batches
 from alchemi_bridge.training.loss import loss
 from alchemi_bridge.training.stepping import measured_atoms
@@ -28,7 +28,7 @@ def train(path: Path) -> dict[str, np.ndarray]:
     """Everything that is compared, of the training of an input file."""
     settings = read_input(path)
     with joined("cpu") as ranks:
-        training = Training(settings, path.parent, ranks)
+        training = Training(settings, path.parent, ranks, Start(force=True))
         model, definition = training.model, training.definition
         found = {f"first/{k}": v.numpy() for k, v in to_deepmd(model, definition).items()}
         value, gradients, n_atoms = first_step(settings, model, definition)
@@ -77,7 +77,7 @@ def first_step(
 def statistics(path: Path) -> dict[str, np.ndarray]:
     """What a new model takes from the data: sel, and statistics under DeePMD-kit's names."""
     with joined("cpu") as ranks:
-        training = Training(read_input(path), path.parent, ranks)
+        training = Training(read_input(path), path.parent, ranks, Start(force=True))
     state = to_deepmd(training.model, training.definition)
     found = {f"first/{k}": v.numpy() for k, v in state.items()}
     return found | {"sel": np.array(training.definition.sel)}
