@@ -48,10 +48,20 @@ def test_restart_with_other_data_says_so(folder: Path, caplog: pytest.LogCapture
     assert caplog.text == ""
     # the same number of batches, of the same size
     energies = folder / "data" / "copper" / "set.000" / "energy.npy"
+    before = energies.read_bytes()
     np.save(energies, np.load(energies) + 1e-6)
     make(write(folder), folder / "adam", start)
     assert "structures or labels" in caplog.text
     assert "batch sizes" not in caplog.text
+    energies.write_bytes(before)
+    for name in ("coord", "box", "force", "virial"):
+        caplog.clear()
+        path = folder / "data" / "copper" / "set.000" / f"{name}.npy"
+        before = path.read_bytes()
+        np.save(path, np.load(path) * (1 + 1e-9))
+        make(write(folder), folder / "adam", start)
+        assert "structures or labels" in caplog.text
+        path.write_bytes(before)
     caplog.clear()
     make(write(folder, training__training_data__batch_size=3), folder / "adam", start)
     assert "batch sizes: [2, 2] before, [3, 3] now" in caplog.text
