@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +10,6 @@ from alchemi_bridge.potentials.deepmd import Definition
 from alchemi_bridge.training.input import TrainingInput
 from alchemi_bridge.training.preparation import most_neighbours
 from alchemi_bridge.training.systems import TrainingSystem
-
-LOGGER = logging.getLogger(__name__)
 
 #: What a seed must be below, of torch's generators.
 SEED_LIMIT = 2**63
