@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import torch
 
 from alchemi_bridge.errors import ModelLoadError, first_line
-from alchemi_bridge.potentials.deepmd.environment import ranks, restrict
+from alchemi_bridge.potentials.deepmd.environment import nothing, ranks, restrict
 from alchemi_bridge.potentials.deepmd.frozen import FrozenFile
 
 
@@ -55,7 +55,7 @@ class FrozenEnergies(torch.nn.Module):
             local_types = types.index_select(0, centers)
         n_local = local_types.shape[0]
         if n_local == 0:
-            return torch.zeros(0, dtype=torch.float64, device=vectors.device)
+            return torch.zeros(0, dtype=torch.float64, device=vectors.device) + nothing(vectors)
 
         order, rank, counts = ranks(row, n_local)
         width = max(int(counts.max()), 1)

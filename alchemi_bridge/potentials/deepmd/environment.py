@@ -39,6 +39,11 @@ def environment_rows(
     return torch.stack([s, t * x, t * y, t * z], dim=1)
 
 
+def nothing(vectors: torch.Tensor) -> torch.Tensor:
+    """Zero, with a graph: engines differentiate the energy of lone atoms, too."""
+    return 0.0 * vectors.sum().to(torch.float64)
+
+
 def both_directions(
     vectors: torch.Tensor, first: torch.Tensor, second: torch.Tensor
 ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -18,14 +18,10 @@ from alchemi_bridge.potentials.deepmd.definition import Definition
 from alchemi_bridge.potentials.deepmd.environment import (
     environment_rows,
     nearest,
+    nothing,
     ranks,
 )
 from alchemi_bridge.potentials.deepmd.nets import Net
-
-
-def _nothing(vectors: torch.Tensor) -> torch.Tensor:
-    """Zero, with a graph: engines differentiate the energy of lone atoms, too."""
-    return 0.0 * vectors.sum().to(torch.float64)
 
 
 class SeE2A(torch.nn.Module):
@@ -138,7 +134,7 @@ class SeE2A(torch.nn.Module):
         """
         by_type = types if centers is None else types.index_select(0, centers)
         if by_type.shape[0] == 0:
-            return torch.zeros(0, dtype=torch.float64, device=vectors.device) + _nothing(vectors)
+            return torch.zeros(0, dtype=torch.float64, device=vectors.device) + nothing(vectors)
         # central atoms of one type behind each other, so that each net has one slice to work on
         by_type = torch.argsort(by_type, stable=True)
         chosen = by_type if centers is None else centers.index_select(0, by_type)
@@ -213,7 +209,7 @@ class SeE2A(torch.nn.Module):
             row, rows = row.index_select(0, kept), rows.index_select(0, kept)
             total = total + self.products(rows, embedded, row, number, n_centers, width)
         else:
-            total = total + _nothing(vectors).to(self.dtype)
+            total = total + nothing(vectors).to(self.dtype)
         return total / self.n_rows, slices
 
     def products(
