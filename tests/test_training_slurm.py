@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -24,7 +25,9 @@ def job(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def submit(job: Path) -> list[str]:
+def submit(job: Path, checkpoint: str = "model.ckpt") -> list[str]:
+    """What ``srun`` is called with, for an input whose checkpoints have this name."""
+    (job / "input.json").write_text(json.dumps({"training": {"save_ckpt": checkpoint}}))
     bash = shutil.which("bash")
     assert bash is not None
     done = subprocess.run(
@@ -32,7 +35,7 @@ def submit(job: Path) -> list[str]:
         env={
             **os.environ, "PATH": f"{job / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "7",
             "SLURM_JOB_NODELIST": "node[3-4]", "SLURM_JOB_NUM_NODES": "2",
-            "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "32",
+            "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "32", "INPUT": "input.json",
         },
     )  # fmt: skip
     return done.stdout.split()
@@ -46,3 +49,11 @@ def test_a_job_begins_and_goes_on(job: Path) -> None:
     assert words[-3:] == ["--output", "training", "--force"]
     (job / "training" / "model.ckpt-100.pt").touch()
     assert submit(job)[-2:] == ["--restart", "training/model.ckpt"]
+
+
+def test_checkpoints_of_any_name_are_found_or_left_alone(job: Path) -> None:
+    """``--force`` removes files: never where there is a checkpoint that it could be about."""
+    (job / "training").mkdir()
+    (job / "training" / "best-100.pt").touch()
+    assert submit(job, "best")[-2:] == ["--restart", "training/best"]
+    assert submit(job, "other")[-2:] == ["--output", "training"]

@@ -28,7 +28,7 @@ import torch
 from alchemi_bridge.potentials import trained
 from alchemi_bridge.potentials.deepmd import to_deepmd
 from alchemi_bridge.training import find_systems, read_system
-from alchemi_bridge.training.checkpoint import load
+from alchemi_bridge.training.checkpoint import load, numbered
 
 HERE = Path(__file__).resolve().parent
 #: Frames of each validation system that go through parity.
@@ -68,13 +68,20 @@ def sha256(path: Path) -> str:
 
 
 def label(system: str, folder: Path) -> None:
-    """Make the data, unless they are there."""
-    if (folder / system / "validation").is_dir():
-        print(f"data of {folder / system} are used as they are")
+    """Make the data, unless they are there, whole and of this very script."""
+    script, data = HERE / f"label_{system}.py", folder / system
+    made_by = data / "label_script.sha256"
+    if data.exists():
+        if not made_by.exists() or made_by.read_text() != sha256(script):
+            raise SystemExit(f"'{data}' was not made by the present {script.name}: move it away")
+        print(f"data of {data} are used as they are")
         return
-    print(f"$ python examples/deepmd/label_{system}.py {folder / system}", flush=True)
+    print(f"$ python examples/deepmd/{script.name} {data}", flush=True)
     sys.path.insert(0, str(HERE))
-    importlib.import_module(f"label_{system}").main(folder / system)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        importlib.import_module(script.stem).main(Path(temporary) / system)
+        (Path(temporary) / system / made_by.name).write_text(sha256(script))
+        (Path(temporary) / system).rename(data)
 
 
 def reproducible(path: Path) -> None:
@@ -140,6 +147,7 @@ def make(system: str, folder: Path) -> tuple[dict[str, Any], bool]:
             f"python examples/deepmd/label_{system}.py",
             f"alchemi-bridge train examples/deepmd/{system}.json --device cpu --threads 1",
             f"alchemi-bridge freeze {CHECKPOINT} {model}",
+            "without records of date and source files: examples/deepmd/make_model.py, reproducible",
         ],
         "files": {name: sha256(HERE / name) for name in (source.name, f"label_{system}.py")},
         "seed": json.loads(source.read_text())["training"]["seed"],
@@ -191,6 +199,13 @@ def main() -> int:
         help="store the result there (by default in the package)",
     )  # fmt: skip
     settings = parser.parse_args()
+    if settings.store is not None and not settings.store.is_dir():
+        raise SystemExit(f"--store: a folder that exists is expected, not '{settings.store}'")
+    if settings.folder is not None and numbered(settings.folder / CHECKPOINT):
+        raise SystemExit(
+            f"--folder: '{settings.folder}' has a training already; choose another one, or remove "
+            f"{CHECKPOINT}-*.pt and lcurve.csv from it"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = (settings.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
