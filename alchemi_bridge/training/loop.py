@@ -160,14 +160,11 @@ class Training:
                 [f"nothing is left to do: the checkpoint has {self.step} steps, "
                  f"training.numb_steps is {self.settings.n_steps}"]
             )  # fmt: skip
-        self._warn(
-            [f"not the training that was begun, {one}"
-             for one in differences(found.plan, self._plan)]
-        )  # fmt: skip
         assert self.last_checkpoint is not None
-        restore(
+        changed = differences(found.plan, self._plan) + restore(
             self._stepper.optimiser, self.settings.optimiser, found.optimiser, self.last_checkpoint
         )
+        self._warn([f"not the training that was begun, {one}" for one in changed])
 
     @property
     def epoch_length(self) -> int:
