@@ -63,7 +63,7 @@ class Training:
     settings
         The input.
     folder
-        Where curve and checkpoints are written; it must exist.
+        Where curve and checkpoints are written; it is made before the first step if need be.
     ranks
         The ranks that take part; all must make the same calls.
     start
@@ -102,16 +102,17 @@ class Training:
         check_settings(settings)
         self._output = OutputFolder(folder, settings.checkpoint, settings.curve_file)
         self.last_checkpoint = None if start.restart is None else files.find(start.restart)
-        self._check_output()
         found = None if self.last_checkpoint is None else files.load(self.last_checkpoint)
+        begun = None if start.finetune is None else starting_model(start.finetune)
+        self._check_output()
         names = settings.model.get("type_map")
         type_map = names if isinstance(names, list) else []
         systems = read_systems(settings.training.systems, type_map)
         if found is not None:
             model, self.definition = found.build(), found.definition
             check_same_model(settings, self.definition)
-        elif start.finetune is not None:
-            model, self.definition = starting_model(start.finetune)
+        elif begun is not None:
+            model, self.definition = begun
             check_same_model(settings, self.definition)
             shift_bias(model, self.definition, systems)
         else:
