@@ -118,6 +118,7 @@ def test_copper_example_is_a_valid_input(tmp_path: Path, name: str) -> None:
     path = tmp_path / "copper.json"
     path.write_text((EXAMPLES / name).read_text())
     settings = read_input(path)
+    assert settings.optimiser.unused == ()
     assert settings.validation is not None
     assert len(settings.training.systems) == len(settings.validation.systems) == 2
     for folder in find_systems(tmp_path / "copper"):

@@ -245,7 +245,8 @@ class Training:
             )
         if self.ranks.is_first:
             rate = self.settings.rate(max(self.step - 1, 0))
-            self.curve.add(self.step, rate, training, validation)
+            filtered = self.settings.optimiser.name == "lkf"
+            self.curve.add(self.step, None if filtered else rate, training, validation)
 
     def _validation_batches(self) -> Iterator[Batch]:
         """All, or as many as the input asks for, in an order that the step decides."""
@@ -281,11 +282,14 @@ class Training:
         files.remove_old(self._output.name, self.settings.checkpoints_kept, self.step)
 
     def _refuse_divergence(self) -> None:
+        smaller = "a smaller learning_rate.start_lr"
+        if self.settings.optimiser.name == "lkf":
+            smaller = "smaller kf_start_pref_e and kf_start_pref_f"
         raise NonFiniteResultError(
             f"training at step {self.step}",
             expected="finite weights and errors",
             got="NaN or infinite ones",
-            fix="restart from the last checkpoint with a smaller learning_rate.start_lr",
+            fix=f"restart from the last checkpoint with {smaller}",
         )
 
 
