@@ -96,6 +96,22 @@ def test_a_changed_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             use()
 
 
+@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
+def test_a_missing_file_is_an_error_of_the_model(tmp_path: Path, content: str | None) -> None:
+    """A recipe that is not there or not one; or the model itself."""
+    (tmp_path / "copper.pt").write_bytes((trained.FOLDER / "copper.pt").read_bytes())
+    if content is not None:
+        (tmp_path / "copper.json").write_text(content)
+    for use in (trained.recipe, trained.content):
+        with pytest.raises(ModelLoadError, match=r"copper\.json'.*install the package again"):
+            use("copper", tmp_path)
+    (tmp_path / "copper.json").write_bytes((trained.FOLDER / "copper.json").read_bytes())
+    assert trained.content("copper", tmp_path) == trained.content("copper")
+    (tmp_path / "copper.pt").unlink()
+    with pytest.raises(ModelLoadError, match=r"copper\.pt'.*No such file"):
+        trained.content("copper", tmp_path)
+
+
 def test_weights_of_the_oracle_are_those_of_the_model() -> None:
     model = potentials.build("copper").module.energies
     with np.load(trained.FOLDER / "copper.npz", allow_pickle=False) as file:

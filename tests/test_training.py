@@ -326,10 +326,11 @@ def test_two_ranks_follow_one_process_with_the_double_batch(folder: Path, optimi
 
 
 @pytest.mark.slow
-def test_bad_input_on_two_ranks_is_said_once(folder: Path) -> None:
+@pytest.mark.parametrize(("key", "value"), [("disp_frq", 3), ("save_ckpt", "input.json/model")])
+def test_bad_input_on_two_ranks_is_said_once(folder: Path, key: str, value: int | str) -> None:
     """torchrun has a status of its own, and tells that of the ranks."""
-    path = training_parts.write_input(folder, training__disp_frq=3)
-    said = launch(2, path, folder / "two", status=1).stderr
+    path = training_parts.write_input(folder, **{f"training__{key}": value})
+    said = launch(2, path, folder, status=1).stderr
     assert said.count("error: ") == 1
-    assert "training.disp_frq" in said
+    assert f"training.{key}" in said
     assert "exitcode  : 2" in said

@@ -75,9 +75,9 @@ def test_restart_and_finetune_by_name(cli: Cli, folder: Path) -> None:
         "--restart", folder / "model.ckpt",
     )  # fmt: skip
     assert done.document["steps"] == 15
-    (folder / "tuned").mkdir()
+    # folders are made
     done = cli(
-        "train", path, "--output", folder / "tuned", "--device", "cpu",
+        "train", path, "--output", folder / "new" / "tuned", "--device", "cpu",
         "--finetune", folder / "model.ckpt-15.pt",
     )  # fmt: skip
     assert done.status == 0
@@ -88,7 +88,7 @@ def test_errors_name_file_key_and_expectation(cli: Cli, folder: Path) -> None:
     path = training_parts.write_input(folder, training__disp_frq=3)
     cli("train", path, "--output", folder).failed_with("training.disp_frq", str(path))
     path = training_parts.write_input(folder)
-    cli("train", path, "--output", folder / "none").failed_with("--output")
+    cli("train", path, "--output", path).failed_with("--output", "no folder", str(path))
     cli("train", path, "--output", folder, "--restart", folder / "no.pt").failed_with("no.pt")
     forces = folder / "data" / "copper" / "set.000" / "force.npy"
     np.save(forces, np.load(forces)[:, :6])
@@ -118,6 +118,7 @@ def test_copper_example_is_a_valid_input(tmp_path: Path, name: str) -> None:
     path = tmp_path / "copper.json"
     path.write_text((EXAMPLES / name).read_text())
     settings = read_input(path)
+    assert settings.optimiser.unused == ()
     assert settings.validation is not None
     assert len(settings.training.systems) == len(settings.validation.systems) == 2
     for folder in find_systems(tmp_path / "copper"):

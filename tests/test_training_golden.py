@@ -71,6 +71,8 @@ def test_a_training_does_what_deepmd_kit_does(case: tuple[Path, dict[str, np.nda
     """Statistics, learning rates, loss and gradient of the first step, weights after the last."""
     path, expected = case
     settings = read_input(path)
+    # DeePMD-kit asks for a learning rate also where the filter does not use it
+    assert settings.optimiser.unused in ((), ("learning_rate",))
     with joined("cpu") as ranks:
         training = Training(settings, path.parent, ranks)
         model, definition = training.model, training.definition

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +76,54 @@ def test_a_training_with_the_filter_learns(folder: Path) -> None:
     )  # fmt: skip
     rows = _train(path, folder / "out").curve.rows
     assert rows[-1]["validation_force"] < 0.8 * rows[0]["validation_force"]
+
+
+def test_there_is_no_learning_rate(folder: Path) -> None:
+    """No column of it, and what a run before this one has of it is no obstacle."""
+    path = training_parts.write_input(folder, **KALMAN, training__numb_steps=2)
+    _train(path, folder / "out")
+    curve = folder / "out" / "lcurve.csv"
+    header, *rows = curve.read_text().splitlines()
+    assert header == "step,training_energy,training_force,training_virial"
+    assert [row.split(",")[0] for row in rows] == ["0", "2"]
+    _train(path, folder / "out", Start(force=True))
+    longer = training_parts.write_input(folder, **KALMAN, training__numb_steps=3)
+    last = folder / "out" / "model.ckpt-2.pt"
+    found = checkpoints.load(last)
+    rows_with_a_rate = [{**row, "learning_rate": 0.5} for row in found.curve]
+    checkpoints.save(last, dataclasses.replace(found, curve=rows_with_a_rate))
+    _train(longer, folder / "out", Start(restart=last))
+    assert curve.read_text().startswith("step,learning_rate,training_energy")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"loss": {}, "learning_rate": {}}, []),
+        ({"loss": {"start_pref_v": 0, "type": "ener"}, "learning_rate": {"_comment": 1}}, []),
+        ({"loss": {"start_pref_f": 10, "limit_pref_e": 1}, "learning_rate": {"start_lr": 0.1}},
+         ["loss.start_pref_f, loss.limit_pref_e, learning_rate: the Kalman filter does not"]),
+        ({"loss": {}, "learning_rate": {}, "training__weight_decay": 0.1},
+         ["training.weight_decay: the Kalman filter does not"]),
+        ({"loss": {}, "learning_rate": {}, "optimizer": {"type": "lkf", "adam_beta1": 0.8}},
+         ["optimizer.adam_beta1: the Kalman filter does not"]),
+        ({"training__opt_type": "Adam"}, []),
+        ({"training__opt_type": "Adam", "training__kf_blocksize": 9, "training__weight_decay": 0},
+         ["training.kf_blocksize: only the Kalman filter"]),
+        ({"optimizer": {"type": "AdamW", "kf_limit_pref_f": 2}},
+         ["optimizer.kf_limit_pref_f: only the Kalman filter"]),
+    ],
+)  # fmt: skip
+def test_what_another_optimiser_would_use_is_said(
+    folder: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], expected: list[str]
+) -> None:
+    if "optimizer" not in changes:
+        changes = {"training__opt_type": "LKF", **changes}
+    training_parts.make(training_parts.write_input(folder, **changes), folder / "out")
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == len(expected)
+    for message, beginning in zip(messages, expected, strict=True):
+        assert message.startswith(beginning)
 
 
 def test_restart_keeps_the_covariances(folder: Path) -> None:

@@ -14,7 +14,7 @@ import training_parts
 from cli_runs import Cli
 from training_parts import make, train
 
-from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.errors import ConfigurationError, ModelLoadError
 from alchemi_bridge.model.files import write_atomically
 from alchemi_bridge.potentials.deepmd import FrameResults
 from alchemi_bridge.training import Start, freeze
@@ -120,6 +120,76 @@ def test_names_of_files(folder: Path) -> None:
             make(path, folder / "empty")
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "curve"),
+    [
+        ("model.ckpt", "model.ckpt-12.pt"),
+        ("lcurve.csv", "./lcurve.csv"),
+        ("run/model", "run/../run/model-3.pt"),
+        ("lcurve.png", "lcurve.csv"),
+        ("out/model", "out"),
+        ("lcurve.png/model", "lcurve.csv"),
+        ("model", "model/lcurve.csv"),
+    ],
+)
+def test_names_that_collide(folder: Path, checkpoint: str, curve: str) -> None:
+    """The curve would be taken for a checkpoint, replace one, or be where a folder must be."""
+    path = training_parts.write_input(
+        folder, training__save_ckpt=checkpoint, training__disp_file=curve
+    )
+    with pytest.raises(ConfigurationError, match=r"training\.disp_file.*names? than those") as said:
+        make(path, folder / "empty")
+    assert repr(curve) in str(said.value)
+    assert repr(checkpoint) in str(said.value)
+    assert not (folder / "empty").exists()
+    # names that only look alike are no obstacle
+    for name in ("model.ckpt-last.pt", "model.ckpt-3.pt.csv", "other/model.ckpt-3.pt"):
+        OutputFolder(folder, "model.ckpt", name).check(restart=None, finetune=None, force=False)
+
+
+def test_folders_that_can_not_be_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file where a folder must be, and no right to write: the key, or --output, is named."""
+    file = folder / "input.json"
+    for key, name in (("save_ckpt", "input.json/model"), ("disp_file", "input.json/a/lc.csv")):
+        path = training_parts.write_input(folder, **{f"training__{key}": name})
+        with pytest.raises(
+            ConfigurationError, match=rf"training\.{key} '{name}'.*input\.json', which is no folder"
+        ):
+            make(path, folder)
+    path = training_parts.write_input(folder)
+    for output in (file, file / "below"):
+        with pytest.raises(ConfigurationError, match=r"--output '.*, which is no folder"):
+            make(path, output)
+    # root may write everywhere, so that the right is taken from the call
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != folder)
+    with pytest.raises(ConfigurationError, match=r"--output '.*new'.*listed and written"):
+        make(path, folder / "new" / "new")
+    path = training_parts.write_input(folder, training__save_ckpt=str(folder / "new" / "model"))
+    with pytest.raises(ConfigurationError, match=r"training\.save_ckpt.*listed and written"):
+        make(path, folder / "out" / "new")
+
+
+def test_a_folder_that_turns_out_to_be_unusable(folder: Path) -> None:
+    """Whatever came between the check and the first step."""
+    training = make(training_parts.write_input(folder), folder / "late")
+    (folder / "late").touch()
+    with pytest.raises(ConfigurationError, match=r"--output '.*late'.*no file can be made: File"):
+        next(training.steps())
+    path = training_parts.write_input(folder, training__save_ckpt="a/model")
+    training = make(path, folder / "new")
+    (folder / "new").mkdir()
+    (folder / "new" / "a").touch()
+    with pytest.raises(ConfigurationError, match=r"training\.save_ckpt 'a/model'.*File exists"):
+        next(training.steps())
+
+
+@pytest.mark.parametrize("start", [Start(restart=Path("no")), Start(finetune=Path("no"))])
+def test_a_checkpoint_that_is_not_there_is_said_first(folder: Path, start: Start) -> None:
+    """Before files of other runs, which --restart with the right name may go on with."""
+    with pytest.raises(ModelLoadError, match=r"checkpoint 'no'.*no such checkpoint"):
+        make(training_parts.write_input(folder), folder / "out", start)
+
+
 def test_one_training_at_a_time(folder: Path) -> None:
     path = training_parts.write_input(folder, training__numb_steps=14)
     training = make(path, folder / "out", Start(restart=folder / "out" / "model.ckpt"))
@@ -128,6 +198,13 @@ def test_one_training_at_a_time(folder: Path) -> None:
         pytest.raises(ConfigurationError, match="another one that is running"),
     ):
         next(training.steps())
+    # the same table, or another one with the same picture
+    for curve in ("lcurve.csv", "lcurve.txt"):
+        with (
+            OutputFolder(folder / "out", "other.ckpt", curve).held(),
+            pytest.raises(ConfigurationError, match=r"lcurve\.png.*another one that is running"),
+        ):
+            next(training.steps())
     # other names in the same folder are another training
     with OutputFolder(folder / "out", "other.ckpt", "other.csv").held():
         assert next(

@@ -67,6 +67,26 @@ def test_restart_with_other_data_says_so(folder: Path, caplog: pytest.LogCapture
     assert "batch sizes: [2, 2] before, [3, 3] now" in caplog.text
 
 
+def test_restart_with_other_settings_of_adam(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The input decides, not the checkpoint, and what is new is said."""
+    start = Start(restart=folder / "adam" / "model.ckpt")
+    changes = {"training__adam_beta2": 0.9, "training__weight_decay": 0.25}
+    training = make(write(folder, **changes), folder / "adam", start)
+    assert [record.getMessage() for record in caplog.records] == [
+        "not the training that was begun, adam_beta2: 0.999 before, 0.9 now",
+        "not the training that was begun, weight_decay: 0 before, 0.25 now",
+    ]
+    for _ in training.steps():
+        pass
+    saved = torch.load(training.checkpoint_path(4), weights_only=True)["optimiser"]
+    [group] = saved["param_groups"]
+    assert (group["betas"], group["weight_decay"]) == ((0.9, 0.9), 0.25)
+    # the moments are those of the checkpoint, and have gone on
+    assert {float(one["step"]) for one in saved["state"].values()} == {4.0}
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "changes", "key"),
     [
@@ -102,6 +122,7 @@ OPTIMISER_DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "no state": lambda c: c["optimiser"].pop("state"),
     "empty state": lambda c: c["optimiser"].update(state={}),
     "no groups": lambda c: c["optimiser"].update(param_groups=[]),
+    "no betas": lambda c: c["optimiser"]["param_groups"][0].pop("betas"),
 }
 
 

@@ -57,7 +57,10 @@ def add_parser(subparsers: Any) -> None:
         "its checkpoint), at step zero",
     )
     parser.add_argument(
-        "--output", metavar="FOLDER", default=".", help="where files are written (default: here)"
+        "--output",
+        metavar="FOLDER",
+        default=".",
+        help="where files are written, made if need be (default: here)",
     )
     parser.add_argument(
         "--force",
@@ -76,11 +79,6 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command (see the module's ``--help``)."""
     check_threads(args)
-    folder = Path(args.output)
-    if not folder.is_dir():
-        raise ConfigurationError(
-            "--output", expected="a folder that exists", got=str(folder), fix="create it first"
-        )
     import torch
 
     from alchemi_bridge.domain.ranks import launched_ranks
@@ -106,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with joined(args.device) as ranks:
         with said_once(ranks):
-            training = Training(read_input(args.input), folder, ranks, start)
+            training = Training(read_input(args.input), Path(args.output), ranks, start)
         first, began = training.step, time.perf_counter()
         steps = training.steps()
         if ranks.is_first:

@@ -95,6 +95,8 @@ def load(path: str | Path) -> Checkpoint:
         finite.
     """
     path = find(path)
+    if not path.exists():
+        raise damaged(path, f"no such checkpoint, and no files '{path}-STEP.pt'")
     try:
         result = _checkpoint(_content(path))
         try:

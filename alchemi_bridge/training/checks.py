@@ -57,6 +57,7 @@ def check_fit(
     ConfigurationError
         If no term of the loss has data, or the optimiser can not train this model.
     """
+    unused = _unused(settings)
     if settings.optimiser.name == "lkf":
         if definition.precision != definition.fitting_precision:
             raise ConfigurationError(
@@ -66,11 +67,11 @@ def check_fit(
                 got=definition.fitting_precision,
                 fix="give both nets one precision, or train with Adam",
             )
-        return []
+        return unused
     weights = settings.weights
     virial = weights.virial.start or weights.virial.limit
     if not virial or any(system.virials is not None for system in systems):
-        return []
+        return unused
     others = (weights.energy, weights.force)
     if not any(one.start or one.limit for one in others):
         raise ConfigurationError(
@@ -80,8 +81,22 @@ def check_fit(
             fix="set loss.start_pref_e or loss.start_pref_f, or add virial.npy",
         )
     return [
-        "loss.start_pref_v and loss.limit_pref_v do nothing: no system with a cell has virial.npy"
+        *unused,
+        "loss.start_pref_v and loss.limit_pref_v do nothing: no system with a cell has virial.npy",
     ]
+
+
+def _unused(settings: TrainingInput) -> list[str]:
+    keys = settings.optimiser.unused
+    if not keys:
+        return []
+    why = "only the Kalman filter (opt_type LKF) uses them"
+    if settings.optimiser.name == "lkf":
+        why = (
+            "the Kalman filter does not use them, as in DeePMD-kit; energies and forces have the "
+            "weights kf_start_pref_e, kf_limit_pref_e, kf_start_pref_f and kf_limit_pref_f"
+        )
+    return [f"{', '.join(keys)}: {why}"]
 
 
 def too_few_neighbours(

@@ -34,21 +34,19 @@ class LearningCurve:
     def add(
         self,
         step: int,
-        rate: float,
+        rate: float | None,
         training: Mapping[str, float],
         validation: Mapping[str, float] | None = None,
     ) -> None:
-        """Add the RMSEs after a step, and write the table."""
-        row: dict[str, float] = {"step": step, "learning_rate": rate}
+        """Add the RMSEs after a step, and write the table; None: there is no learning rate."""
+        row: dict[str, float] = {"step": step}
+        if rate is not None:
+            row["learning_rate"] = rate
         for label, errors in (("training", training), ("validation", validation or {})):
             row.update({f"{label}_{name}": value for name, value in errors.items()})
         self.rows.append(row)
-        columns = ["step", "learning_rate"] + [
-            f"{label}_{name}"
-            for label in _COLOURS
-            for name in QUANTITIES
-            if any(f"{label}_{name}" in one for one in self.rows)
-        ]
+        names = ["learning_rate", *(f"{a}_{b}" for a in _COLOURS for b in QUANTITIES)]
+        columns = ["step", *(name for name in names if any(name in one for one in self.rows))]
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()

@@ -63,7 +63,7 @@ class Training:
     settings
         The input.
     folder
-        Where curve and checkpoints are written; it must exist.
+        Where curve and checkpoints are written; it is made before the first step if need be.
     ranks
         The ranks that take part; all must make the same calls.
     start
@@ -102,16 +102,17 @@ class Training:
         check_settings(settings)
         self._output = OutputFolder(folder, settings.checkpoint, settings.curve_file)
         self.last_checkpoint = None if start.restart is None else files.find(start.restart)
-        self._check_output()
         found = None if self.last_checkpoint is None else files.load(self.last_checkpoint)
+        begun = None if start.finetune is None else starting_model(start.finetune)
+        self._check_output()
         names = settings.model.get("type_map")
         type_map = names if isinstance(names, list) else []
         systems = read_systems(settings.training.systems, type_map)
         if found is not None:
             model, self.definition = found.build(), found.definition
             check_same_model(settings, self.definition)
-        elif start.finetune is not None:
-            model, self.definition = starting_model(start.finetune)
+        elif begun is not None:
+            model, self.definition = begun
             check_same_model(settings, self.definition)
             shift_bias(model, self.definition, systems)
         else:
@@ -160,14 +161,11 @@ class Training:
                 [f"nothing is left to do: the checkpoint has {self.step} steps, "
                  f"training.numb_steps is {self.settings.n_steps}"]
             )  # fmt: skip
-        self._warn(
-            [f"not the training that was begun, {one}"
-             for one in differences(found.plan, self._plan)]
-        )  # fmt: skip
         assert self.last_checkpoint is not None
-        restore(
+        changed = differences(found.plan, self._plan) + restore(
             self._stepper.optimiser, self.settings.optimiser, found.optimiser, self.last_checkpoint
         )
+        self._warn([f"not the training that was begun, {one}" for one in changed])
 
     @property
     def epoch_length(self) -> int:
@@ -247,7 +245,8 @@ class Training:
             )
         if self.ranks.is_first:
             rate = self.settings.rate(max(self.step - 1, 0))
-            self.curve.add(self.step, rate, training, validation)
+            filtered = self.settings.optimiser.name == "lkf"
+            self.curve.add(self.step, None if filtered else rate, training, validation)
 
     def _validation_batches(self) -> Iterator[Batch]:
         """All, or as many as the input asks for, in an order that the step decides."""
@@ -283,11 +282,14 @@ class Training:
         files.remove_old(self._output.name, self.settings.checkpoints_kept, self.step)
 
     def _refuse_divergence(self) -> None:
+        smaller = "a smaller learning_rate.start_lr"
+        if self.settings.optimiser.name == "lkf":
+            smaller = "smaller kf_start_pref_e and kf_start_pref_f"
         raise NonFiniteResultError(
             f"training at step {self.step}",
             expected="finite weights and errors",
             got="NaN or infinite ones",
-            fix="restart from the last checkpoint with a smaller learning_rate.start_lr",
+            fix=f"restart from the last checkpoint with {smaller}",
         )
 
 

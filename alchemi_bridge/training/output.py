@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.model.files import remove_unfinished
 from alchemi_bridge.training.checkpoint import numbered, step_of
 
-#: How the table of a learning curve begins.
-CURVE_BEGINS = b"step,learning_rate"
+#: How the table of a learning curve begins; that of the Kalman filter has no learning rate.
+CURVE_BEGINS = (b"step,learning_rate", b"step,training_energy")
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,9 @@ class OutputFolder:
     Attributes
     ----------
     folder
-        It must exist.
+        Made with those in the names, before anything is written.
     checkpoint, curve_file
-        Beginning of the names of checkpoints, and name of the table, as the input has them; folders
-        in them are made.
+        Beginning of the names of checkpoints, and name of the table, as the input has them.
     """
 
     folder: Path
@@ -80,27 +79,16 @@ class OutputFolder:
         ------
         ConfigurationError
             If files of another run are there and ``force`` is not given, they are what the training
-            begins from, the table is a file of another kind, or a name is not usable.
+            begins from, the table is a file of another kind, a name is not usable, two name the
+            same file, or nothing can be written to a folder.
         """
-        for key, text in (("save_ckpt", self.checkpoint), ("disp_file", self.curve_file)):
-            if Path(text).name in ("", "..") or text.endswith("/"):
-                raise ConfigurationError(
-                    f"training.{key}",
-                    expected="the name of a file",
-                    got=repr(text),
-                    fix="write 'model.ckpt' or 'lcurve.csv', for example",
-                )
-        if self.curve.suffix == ".png":
-            raise ConfigurationError(
-                "training.disp_file",
-                expected="the name of a table; the picture beside it ends in .png",
-                got=repr(self.curve_file),
-                fix="write 'lcurve.csv', for example",
-            )
+        self._check_names()
+        for path in (self.name, self.curve):
+            self._check_folder(path)
         if self.curve.exists() and not _is_curve(self.curve):
             raise ConfigurationError(
                 f"learning curve '{self.curve}'",
-                expected="no file, or the table of a training (step,learning_rate,...)",
+                expected="no file, or the table of a training (step,...,training_energy,...)",
                 got="a file of another kind",
                 fix="move it away, or choose another training.disp_file",
             )
@@ -123,6 +111,64 @@ class OutputFolder:
                 fix="choose another --output",
             )
 
+    def _check_names(self) -> None:
+        for key, text in (("save_ckpt", self.checkpoint), ("disp_file", self.curve_file)):
+            if Path(text).name in ("", "..") or text.endswith("/"):
+                raise ConfigurationError(
+                    f"training.{key}",
+                    expected="the name of a file",
+                    got=repr(text),
+                    fix="write 'model.ckpt' or 'lcurve.csv', for example",
+                )
+        if self.curve.suffix == ".png":
+            raise ConfigurationError(
+                "training.disp_file",
+                expected="the name of a table; the picture beside it ends in .png",
+                got=repr(self.curve_file),
+                fix="write 'lcurve.csv', for example",
+            )
+        name, curve = (
+            Path(os.path.realpath(path.parent), path.name) for path in (self.name, self.curve)
+        )
+        others = {curve, curve.with_suffix(".png")}
+        checkpoints = re.compile(re.escape(name.name) + r"-\d+\.pt")
+        if (
+            others & {name, *name.parents}
+            or name in curve.parents
+            or (curve.parent == name.parent and checkpoints.fullmatch(curve.name))
+        ):
+            raise ConfigurationError(
+                "training.disp_file",
+                expected=f"another name than those of checkpoints, {self.checkpoint!r} with and "
+                "without -STEP.pt, and of folders of them, also with .png, the picture's suffix",
+                got=repr(self.curve_file),
+                fix="write 'lcurve.csv', for example",
+            )
+
+    def _check_folder(self, path: Path) -> None:
+        """Of the folders that are there the last one is a folder, and others can be made in it."""
+        # not Path.exists(), which raises an error where nothing may be looked at
+        folder = next(one for one in path.parents if os.path.exists(one) or one == one.parent)
+        if not folder.is_dir():
+            raise self._unusable(path, folder, "which is no folder")
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise self._unusable(path, folder, "where files can not be listed and written")
+
+    def _unusable(self, path: Path, folder: Path, why: str) -> ConfigurationError:
+        """An error about a folder that :attr:`name` or :attr:`curve` needs, to be raised."""
+        key, text = "save_ckpt", self.checkpoint
+        if path == self.curve:
+            key, text = "disp_file", self.curve_file
+        what, choose = f"training.{key} {text!r}", f"training.{key}"
+        if not Path(text).is_absolute() and folder in (self.folder, *self.folder.parents):
+            what, choose = f"--output '{self.folder}'", "--output"
+        return ConfigurationError(
+            what,
+            expected="a folder that files can be written to, or that can be made",
+            got=f"'{folder}', {why}",
+            fix=f"choose another {choose}, or ask for the right to write there",
+        )
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other trainings out of these files, for as long as the context lasts.
@@ -132,27 +178,52 @@ class OutputFolder:
         Raises
         ------
         ConfigurationError
-            If another training is writing.
+            If another training is writing, or nothing can be written to a folder.
         """
-        for path in (self.name, self.curve):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        lock = self.name.with_name(f".{self.name.name}.lock")
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        checkpoints, curve = re.escape(self.name.name) + r"-\d+\.pt", re.escape(self.curve.name)
+        # tables of two names may have one picture
+        picture = self.curve.with_suffix(".png")
+        with ExitStack() as stack:
+            for path, lock in ((self.name, self.name), (self.curve, picture)):
+                folder = self.folder
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    folder = path.parent
+                    folder.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(_locked(lock))
+                except OSError as error:
+                    why = f"where no file can be made: {error.strerror}"
+                    raise self._unusable(path, folder, why) from error
+            remove_unfinished(self.name.parent, re.compile(checkpoints))
+            remove_unfinished(self.curve.parent, re.compile(curve))
+            yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep others out who lock the same path; a file beside it is there for as long.
+
+    Raises
+    ------
+    ConfigurationError
+        If another one has it.
+    OSError
+        If no file can be made there.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock(handle, lock, path)
         try:
-            _lock(handle, lock)
-            try:
-                checkpoints = re.escape(self.name.name) + r"-\d+\.pt"
-                remove_unfinished(self.name.parent, re.compile(checkpoints))
-                remove_unfinished(self.curve.parent, re.compile(re.escape(self.curve.name)))
-                yield
-            finally:
-                # while it is still locked: nobody else has it
-                lock.unlink(missing_ok=True)
+            yield
         finally:
-            os.close(handle)
+            # while it is still locked: nobody else has it
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
 
 
-def _lock(handle: int, path: Path) -> None:
+def _lock(handle: int, path: Path, name: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # whoever had it before may have removed the file since it was opened
@@ -163,10 +234,10 @@ def _lock(handle: int, path: Path) -> None:
         free = False
     if not free:
         raise ConfigurationError(
-            f"output '{path.parent}'",
-            expected="one training at a time with these names",
+            f"output '{name}'",
+            expected="one training at a time that writes files with this name",
             got="another one that is running",
-            fix="wait for it, or choose another --output",
+            fix="wait for it, or choose another --output, training.save_ckpt or training.disp_file",
         )
 
 
@@ -178,4 +249,4 @@ def _is_curve(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(len(CURVE_BEGINS)) == CURVE_BEGINS
+        return file.read(max(map(len, CURVE_BEGINS))).startswith(CURVE_BEGINS)

@@ -17,8 +17,8 @@ from alchemi_bridge.training.preparation import resolve
 
 def restore(
     optimiser: torch.optim.Optimizer, wanted: OptimiserInput, found: Mapping[str, Any], path: Path
-) -> None:
-    """Give an optimiser the state that a checkpoint has of it.
+) -> list[str]:
+    """Give an optimiser the state that a checkpoint has of it; its settings stay as they are.
 
     Parameters
     ----------
@@ -28,6 +28,11 @@ def restore(
         What the input says of it.
     found, path
         The state with its ``"name"``, and the file that it is from.
+
+    Returns
+    -------
+    list of str
+        In which settings it is not the optimiser of the checkpoint.
 
     Raises
     ------
@@ -58,13 +63,31 @@ def restore(
         )
     # the filter has one state, Adam one for each of its tensors
     n_states = len(optimiser.param_groups[0]["params"]) if size is None else 1
+    # load_state_dict replaces them by those of the checkpoint
+    [settings] = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimiser.param_groups
+    ]
     try:
         optimiser.load_state_dict(state)
         if len(state["state"]) != n_states:
             raise ValueError(f"{len(state['state'])} states instead of {n_states}")
+        [group] = optimiser.param_groups
+        was, now = _of_adam(group), _of_adam(settings)
+        changed = [f"{k}: {was[k]:g} before, {now[k]:g} now" for k in now if was[k] != now[k]]
+        group.update(settings)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         got = f"a state of the optimiser that does not fit: {first_line(error)}"
         raise damaged(path, got) from error
+    return changed
+
+
+def _of_adam(group: Mapping[str, Any]) -> dict[str, float]:
+    """What the input says of Adam, under its names; the learning rate is set in every step."""
+    if "betas" not in group:
+        return {}
+    first, second = group["betas"]
+    return {"adam_beta1": first, "adam_beta2": second, "weight_decay": group["weight_decay"]}
 
 
 def check_same_model(settings: TrainingInput, definition: Definition) -> None:

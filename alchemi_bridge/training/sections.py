@@ -56,6 +56,8 @@ class OptimiserInput:
         Largest block of the Kalman filter.
     energy, force
         Factors of the filter's measurements.
+    unused
+        Keys and sections that the input has, and that only another optimiser looks at.
     """
 
     name: str
@@ -64,6 +66,7 @@ class OptimiserInput:
     block_size: int
     energy: Growth
     force: Growth
+    unused: tuple[str, ...] = ()
 
 
 def read_optimiser(root: Section, training: Section) -> OptimiserInput:
@@ -86,10 +89,27 @@ def read_optimiser(root: Section, training: Section) -> OptimiserInput:
     block_size = section.count("kf_blocksize", 5120)
     if section is not training:
         section.finish((), {})
-    return OptimiserInput(name, (betas[0], betas[1]), decay, block_size, *growths)
+    energy, force = growths
+    unused = _unused(root, section, name)
+    return OptimiserInput(name, (betas[0], betas[1]), decay, block_size, energy, force, unused)
+
+
+def _unused(root: Section, section: Section, name: str) -> tuple[str, ...]:
+    """What is given for another optimiser, as messages name it."""
+    place = "training" if "optimizer" not in root.values else "optimizer"
+    if name != "lkf":
+        return tuple(f"{place}.{key}" for key in section.values if key.startswith("kf_"))
+    found = [f"{place}.{key}" for key in _OF_ADAM if key in section.values]
+    # prefactors of the virial are zero with the filter, which is no news
+    found += [f"loss.{k}" for k in _optional(root, "loss").values if k in _OF_THE_LOSS]
+    if any(not key.startswith("_") for key in _optional(root, "learning_rate").values):
+        found.append("learning_rate")
+    return tuple(found)
 
 
 _ENDS = ("start", "limit")
+_OF_ADAM = ("adam_beta1", "adam_beta2", "weight_decay")
+_OF_THE_LOSS = ("intensive_ener_virial", *(f"{end}_pref_{one}" for end in _ENDS for one in "ef"))
 
 
 def read_rate(root: Section, n_steps: int) -> ExponentialDecay:

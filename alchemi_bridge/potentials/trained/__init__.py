@@ -16,16 +16,28 @@ from typing import Any
 import torch
 from metatomic.torch import AtomisticModel
 
-from alchemi_bridge.errors import ConfigurationError, ModelLoadError
+from alchemi_bridge.errors import ConfigurationError, ModelLoadError, first_line
 
 FOLDER = Path(__file__).resolve().parent
 
 
 def recipe(name: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """How the model called ``name`` was made, and how good it is; see ``NAME.json``."""
-    text = (folder / f"{name}.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    """How the model called ``name`` was made, and how good it is; see ``NAME.json``.
+
+    Raises
+    ------
+    ModelLoadError
+        If the file is missing or damaged.
+    """
+    path = folder / f"{name}.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not {"model", "sha256"} <= found.keys():
+            raise ValueError("another content")
+    except (OSError, ValueError, AttributeError) as error:
+        raise _unusable(path, "the recipe of a model", first_line(error)) from error
+    recipe: dict[str, Any] = found
+    return recipe
 
 
 def content(name: str, folder: Path = FOLDER) -> bytes:
@@ -34,18 +46,25 @@ def content(name: str, folder: Path = FOLDER) -> bytes:
     Raises
     ------
     ModelLoadError
-        If it is not the one that the recipe speaks of.
+        If it or the recipe is missing, or it is not the one that the recipe speaks of.
     """
-    found = (folder / f"{name}.pt").read_bytes()
-    known, sha256 = recipe(name, folder)["sha256"][f"{name}.pt"], hashlib.sha256(found).hexdigest()
+    path = folder / f"{name}.pt"
+    known = recipe(name, folder)["sha256"].get(path.name)
+    try:
+        found = path.read_bytes()
+    except OSError as error:
+        raise _unusable(path, f"SHA-256 {known}", first_line(error)) from error
+    sha256 = hashlib.sha256(found).hexdigest()
     if sha256 != known:
-        raise ModelLoadError(
-            f"stored model '{folder / name}.pt'",
-            expected=f"SHA-256 {known}",
-            got=sha256,
-            fix="install the package again",
-        )
+        raise _unusable(path, f"SHA-256 {known}", sha256)
     return found
+
+
+def _unusable(path: Path, expected: str, got: str) -> ModelLoadError:
+    """An error about a stored file, to be raised."""
+    return ModelLoadError(
+        f"stored model '{path}'", expected=expected, got=got, fix="install the package again"
+    )
 
 
 def copper(*, dtype: str = "float64") -> AtomisticModel:
@@ -63,7 +82,7 @@ def copper(*, dtype: str = "float64") -> AtomisticModel:
     ConfigurationError
         If ``dtype`` is another.
     ModelLoadError
-        If the stored file was changed.
+        If a stored file is missing or was changed.
     """
     # nothing of it is needed for the other potentials
     from alchemi_bridge.potentials.deepmd import SeE2A, read_definition, to_metatomic
