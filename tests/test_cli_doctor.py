@@ -67,6 +67,7 @@ def test_as_user() -> None:
 
 
 @pytest.mark.skipif(find_compiler() is None, reason="needs a C++ compiler")
+@pytest.mark.slow  # everything is built, in an empty cache
 def test_active_path_is_the_compiled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALCHEMI_BRIDGE_CACHE", str(tmp_path))
     run = as_user("doctor", "--no-parity", "--json")

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Refuses the test tools and peers that a GPU machine may lack, then collects the GPU tests.
@@ -28,6 +30,7 @@ sys.exit(pytest.main([*options, *sys.argv[1:]]))
 COLLECT_ALL = COLLECT.replace("sys.meta_path.insert(0, Missing())", "")
 
 
+@pytest.mark.slow  # all tests are collected, twice
 def test_gpu_tests_are_collected_without_test_tools() -> None:
     asked = subprocess.run(
         ["make", "--dry-run", "--always-make", "gpu-check", f"PYTHON={sys.executable}"],

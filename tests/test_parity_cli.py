@@ -105,7 +105,7 @@ def test_list_names_cases_and_paths(capsys: pytest.CaptureFixture[str]) -> None:
 # --- a user's own files ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_own_model_and_structures(
     dtype: str, argon: Path, model_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
