@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alchemi_bridge.cli.console import print_json, print_table, printable, stdout_console
-from alchemi_bridge.cli.options import add_command, add_force, check_output, json_option
-from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.cli.options import (
+    add_command,
+    add_force,
+    add_hash,
+    add_types,
+    atomic_numbers,
+    check_output,
+    json_option,
+)
 
 if TYPE_CHECKING:
     from alchemi_bridge.potentials.deepmd import Conversion
@@ -36,13 +43,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("format", metavar="FORMAT", choices=("deepmd",), help="deepmd")
     parser.add_argument("source", metavar="SOURCE", help="file to convert (.pth)")
     parser.add_argument("output", metavar="OUTPUT", help="metatomic model to write (.pt)")
-    parser.add_argument(
-        "--types",
-        metavar="NAME=NUMBER",
-        action="append",
-        default=[],
-        help="atomic number of a type that is not named by its symbol; may be repeated",
-    )
+    add_types(parser)
     parser.add_argument(
         "--code",
         choices=("auto", "native", "deepmd"),
@@ -50,9 +51,7 @@ def add_parser(subparsers: Any) -> None:
         help="whose code the new model runs: this package's, or that in the file (default: ours "
         "where it is there)",
     )
-    parser.add_argument(
-        "--sha256", metavar="HASH", help="refuse any file with another SHA-256 hash"
-    )
+    add_hash(parser)
     add_force(parser)
     parser.set_defaults(run=run)
 
@@ -69,28 +68,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(done)
     return 0
-
-
-def atomic_numbers(entries: Sequence[str]) -> dict[str, int]:
-    """What ``--types`` says.
-
-    Raises
-    ------
-    ConfigurationError
-        If an entry is not NAME=NUMBER, or a name comes twice.
-    """
-    numbers: dict[str, int] = {}
-    for entry in entries:
-        name, _, number = entry.rpartition("=")
-        if not name or not number.isdecimal() or name in numbers:
-            raise ConfigurationError(
-                "--types",
-                expected="NAME=NUMBER, each name once",
-                got=f"'{entry}'",
-                fix="write --types Ow=8, for example",
-            )
-        numbers[name] = int(number)
-    return numbers
 
 
 def _document(done: Conversion) -> dict[str, Any]:

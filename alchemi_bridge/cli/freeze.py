@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from alchemi_bridge.cli.console import print_json, stdout_console
-from alchemi_bridge.cli.convert import atomic_numbers
-from alchemi_bridge.cli.options import add_command, add_force, check_output, json_option
+from alchemi_bridge.cli.options import (
+    add_command,
+    add_force,
+    add_types,
+    atomic_numbers,
+    check_output,
+    json_option,
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,13 +29,7 @@ def add_parser(subparsers: Any) -> None:
         "checkpoint", metavar="CKPT", help="checkpoint; NAME stands for the last of NAME-STEP.pt"
     )
     parser.add_argument("output", metavar="OUTPUT", help="metatomic model to write (.pt)")
-    parser.add_argument(
-        "--types",
-        metavar="NAME=NUMBER",
-        action="append",
-        default=[],
-        help="atomic number of a type that is not named by its symbol; may be repeated",
-    )
+    add_types(parser)
     add_force(parser)
     parser.set_defaults(run=run)
 
@@ -39,10 +38,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the command (see the module's ``--help``)."""
     numbers = atomic_numbers(args.types)
     check_output(Path(args.output), args.force)
+    from alchemi_bridge.model.archive import sha256_of
     from alchemi_bridge.training import freeze
 
     path = freeze(args.checkpoint, args.output, numbers=numbers)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as stream:
+        sha256 = sha256_of(stream)
     if args.json:
         print_json({"path": str(path), "sha256": sha256})
     else:

@@ -88,11 +88,49 @@ def json_option() -> argparse.ArgumentParser:
     return parser
 
 
-def add_file_options(parser: argparse._ActionsContainer) -> None:
-    """``--sha256`` and ``--extensions``: what a model file is, and what it needs."""
+def add_hash(parser: argparse._ActionsContainer) -> None:
+    """``--sha256``."""
     parser.add_argument(
         "--sha256", metavar="HASH", help="refuse any file with another SHA-256 hash"
     )
+
+
+def add_types(parser: argparse._ActionsContainer, whose: str = "") -> None:
+    """``--types``, which :func:`atomic_numbers` reads; ``whose`` begins its help."""
+    parser.add_argument(
+        "--types",
+        metavar="NAME=NUMBER",
+        action="append",
+        default=[],
+        help=f"{whose}atomic number of a type that is not named by its symbol; may be repeated",
+    )
+
+
+def atomic_numbers(entries: Sequence[str]) -> dict[str, int]:
+    """What ``--types`` says.
+
+    Raises
+    ------
+    ConfigurationError
+        If an entry is not NAME=NUMBER, or a name comes twice.
+    """
+    numbers: dict[str, int] = {}
+    for entry in entries:
+        name, _, number = entry.rpartition("=")
+        if not name or not number.isdecimal() or name in numbers:
+            raise ConfigurationError(
+                "--types",
+                expected="NAME=NUMBER, each name once",
+                got=f"'{entry}'",
+                fix="write --types Ow=8, for example",
+            )
+        numbers[name] = int(number)
+    return numbers
+
+
+def add_file_options(parser: argparse._ActionsContainer) -> None:
+    """``--sha256`` and ``--extensions``: what a model file is, and what it needs."""
+    add_hash(parser)
     parser.add_argument(
         "--extensions",
         metavar="DIR",

@@ -14,7 +14,6 @@ from alchemi_bridge.cli.console import (
     progress,
     stdout_console,
 )
-from alchemi_bridge.cli.convert import atomic_numbers
 from alchemi_bridge.cli.model_errors import (
     errors_of_model,
     is_model_file,
@@ -22,7 +21,9 @@ from alchemi_bridge.cli.model_errors import (
 )
 from alchemi_bridge.cli.options import (
     add_command,
+    add_types,
     apply_threads,
+    atomic_numbers,
     check_threads,
     json_option,
     positive_integer,
@@ -51,14 +52,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "systems", metavar="FOLDER", nargs="+", help="systems, or folders with systems in them"
     )
-    parser.add_argument(
-        "--types",
-        metavar="NAME=NUMBER",
-        action="append",
-        default=[],
-        help="for metatomic models: atomic number of a type that is not named by its symbol; may "
-        "be repeated",
-    )
+    add_types(parser, "for metatomic models: ")
     parser.add_argument("--threads", metavar="N", type=positive_integer, help="threads")
     parser.set_defaults(run=run)
 

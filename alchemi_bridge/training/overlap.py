@@ -1,4 +1,8 @@
-"""Atoms of training data that sit on one another, and cells too small for any atom."""
+"""Atoms of training data that sit on one another, and cells too small for any atom.
+
+The search of :mod:`alchemi_bridge.pairs` makes a grid of cells as wide as its reach, which for so
+short a one takes 15 ms a frame, 200 times as long as a tree.
+"""
 
 from __future__ import annotations
 
