@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import training_parts
 from ase import Atoms
-from training_parts import launch
+from training_parts import launch, train
 
 from alchemi_bridge import BridgeCalculator
 from alchemi_bridge.errors import (
@@ -45,20 +45,6 @@ SINGLE = 1e-5
 def folder(tmp_path: Path) -> Path:
     training_parts.write_data(tmp_path / "data")
     return tmp_path
-
-
-def train(
-    path: Path, output: Path, start: Start | None = None, stop: int | None = None
-) -> Training:
-    """Run a training in this process, up to a step if ``stop`` is given."""
-    output.mkdir(exist_ok=True)
-    with joined("cpu") as ranks:
-        training = Training(read_input(path), output, ranks, start or Start())
-        steps = training.steps()
-        for step in steps:
-            if step == stop:
-                steps.close()
-    return training
 
 
 def weights(output: Path, step: int = 12) -> dict[str, torch.Tensor]:

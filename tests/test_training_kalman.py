@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 import training_parts
+from training_parts import train
 
 from alchemi_bridge.errors import ConfigurationError
-from alchemi_bridge.training import Start, Training, joined, read_input
+from alchemi_bridge.training import Start
 from alchemi_bridge.training import checkpoint as checkpoints
 from alchemi_bridge.training.kalman import KalmanFilter
 
@@ -52,17 +53,6 @@ def test_updates_are_those_of_the_formulas() -> None:
         np.testing.assert_allclose(mine, expected, rtol=1e-12, atol=1e-14)
 
 
-def _train(path: Path, output: Path, start: Start | None = None, stop: int = 10**9) -> Training:
-    output.mkdir(exist_ok=True)
-    with joined("cpu") as ranks:
-        training = Training(read_input(path), output, ranks, start or Start())
-        steps = training.steps()
-        for step in steps:
-            if step == stop:
-                steps.close()
-    return training
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     training_parts.write_data(tmp_path / "data")
@@ -74,25 +64,25 @@ def test_a_training_with_the_filter_learns(folder: Path) -> None:
         folder, **KALMAN, training__numb_steps=20, training__disp_freq=20, training__save_freq=20,
         training__validation_data={"systems": "data"},
     )  # fmt: skip
-    rows = _train(path, folder / "out").curve.rows
+    rows = train(path, folder / "out").curve.rows
     assert rows[-1]["validation_force"] < 0.8 * rows[0]["validation_force"]
 
 
 def test_there_is_no_learning_rate(folder: Path) -> None:
     """No column of it, and what a run before this one has of it is no obstacle."""
     path = training_parts.write_input(folder, **KALMAN, training__numb_steps=2)
-    _train(path, folder / "out")
+    train(path, folder / "out")
     curve = folder / "out" / "lcurve.csv"
     header, *rows = curve.read_text().splitlines()
     assert header == "step,training_energy,training_force,training_virial"
     assert [row.split(",")[0] for row in rows] == ["0", "2"]
-    _train(path, folder / "out", Start(force=True))
+    train(path, folder / "out", Start(force=True))
     longer = training_parts.write_input(folder, **KALMAN, training__numb_steps=3)
     last = folder / "out" / "model.ckpt-2.pt"
     found = checkpoints.load(last)
     rows_with_a_rate = [{**row, "learning_rate": 0.5} for row in found.curve]
     checkpoints.save(last, dataclasses.replace(found, curve=rows_with_a_rate))
-    _train(longer, folder / "out", Start(restart=last))
+    train(longer, folder / "out", Start(restart=last))
     assert curve.read_text().startswith("step,learning_rate,training_energy")
 
 
@@ -130,9 +120,9 @@ def test_restart_keeps_the_covariances(folder: Path) -> None:
     path = training_parts.write_input(
         folder, **KALMAN, training__numb_steps=5, training__save_freq=3
     )
-    _train(path, folder / "whole")
-    _train(path, folder / "cut", stop=4)
-    _train(path, folder / "cut", Start(restart=folder / "cut" / "model.ckpt"))
+    train(path, folder / "whole")
+    train(path, folder / "cut", stop=4)
+    train(path, folder / "cut", Start(restart=folder / "cut" / "model.ckpt"))
     whole, cut = (
         checkpoints.load(folder / name / "model.ckpt-5.pt").model for name in ("whole", "cut")
     )
@@ -143,9 +133,9 @@ def test_restart_keeps_the_covariances(folder: Path) -> None:
 def test_what_the_filter_can_not_do_is_refused(folder: Path) -> None:
     path = training_parts.write_input(folder, training__opt_type="LKF")
     with pytest.raises(ConfigurationError, match=r"loss\.start_pref_v"):
-        _train(path, folder / "out")
+        train(path, folder / "out")
     adam = training_parts.write_input(folder, training__numb_steps=1)
-    _train(adam, folder / "out")
+    train(adam, folder / "out")
     path = training_parts.write_input(folder, **KALMAN)
     with pytest.raises(ConfigurationError, match="state of another optimiser"):
-        _train(path, folder / "out", Start(restart=folder / "out" / "model.ckpt"))
+        train(path, folder / "out", Start(restart=folder / "out" / "model.ckpt"))

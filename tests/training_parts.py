@@ -91,11 +91,15 @@ def make(path: Path, output: Path, start: Start | None = None) -> Training:
         return Training(read_input(path), output, ranks, start or Start())
 
 
-def train(path: Path, output: Path, start: Start | None = None) -> Training:
-    """A training that has run."""
+def train(
+    path: Path, output: Path, start: Start | None = None, stop: int | None = None
+) -> Training:
+    """A training that has run, up to a step if ``stop`` is given."""
     training = make(path, output, start)
-    for _ in training.steps():
-        pass
+    steps = training.steps()
+    for step in steps:
+        if step == stop:
+            steps.close()
     return training
 
 
