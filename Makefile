@@ -103,6 +103,12 @@ doctor: .venv/.installed ## say what is installed here, which devices there are,
 gromacs: .venv/.installed ## fetch a stock GROMACS into the cache (Debian's packages, no root), for decks and tests
 	.venv/bin/python -m alchemi_bridge.engines.gromacs_packages
 
+# Names the pinned torch, or pip may take another build for what nvalchemi needs.
+.PHONY: nvalchemi
+nvalchemi: .venv/.installed ## add nvalchemi to .venv (900 MB), for the tests of that engine, which are skipped without it
+	.venv/bin/python -m pip install --disable-pip-version-check --no-input --no-user \
+	    --constraint constraints.txt $(PIP_ARGS) torch --editable '.[nvalchemi]'
+
 # --- tests --------------------------------------------------------------------------------------
 
 # one thread per worker: the systems are small, and the workers share the cores

@@ -111,3 +111,51 @@ AB_KERNEL(advance_ddd,
            double* partial),
           advance_chunk<double, double, double>(k, x, row_stride, element_stride, subset, n_atoms, length,
                                      start, frame, deformed, cx, cy, cz, wide, narrow, partial))
+
+// Atom k of several systems, in the frame of their lists: frames + 27 * system[k] are those of
+// advance_chunk, and 9 numbers of F count if it is `deformed`. `start` may have come from other steps
+// than one another; squares[k] is how far the atom is from there, nothing left out.
+template <typename W>
+AB_BODY void reframe_atom(long long k, const W* x, const W* start, const long long* system,
+                          const double* frames, long long deformed, W* framed, double* squares)
+{
+    const double* frame = frames + 27 * system[k];
+    double s[3] = {(double)start[3 * k], (double)start[3 * k + 1], (double)start[3 * k + 2]};
+    if (deformed) {
+        double t[3];
+        for (int m = 0; m < 3; ++m)
+            t[m] = s[0] * frame[m] + s[1] * frame[3 + m] + s[2] * frame[6 + m];
+        for (int m = 0; m < 3; ++m) s[m] = t[m];
+    }
+    double u[3];
+    for (int m = 0; m < 3; ++m) u[m] = (double)x[3 * k + m] - s[m];
+    double cells[3];
+    int wrapped = 0, lost = 0;
+    for (int m = 0; m < 3; ++m) {
+        cells[m] = rint(u[0] * frame[9 + m] + u[1] * frame[12 + m] + u[2] * frame[15 + m]);
+        if (cells[m] != 0.0) wrapped = 1;
+        if (!(fabs(cells[m]) <= AB_MOST_CELLS)) lost = 1;
+    }
+    const int moved_back = wrapped && !lost;
+    for (int m = 0; m < 3; ++m) {
+        W p = x[3 * k + m];
+        if (moved_back) {
+            const double back = cells[0] * frame[18 + m] + cells[1] * frame[21 + m]
+                                + cells[2] * frame[24 + m];
+            p = (W)((double)p - back);
+            u[m] -= back;
+        }
+        framed[3 * k + m] = p;
+    }
+    squares[k] = u[0] * u[0] + u[1] * u[1] + u[2] * u[2];
+}
+
+AB_KERNEL(reframe_f,
+          (const float* x, const float* start, const long long* system, const double* frames,
+           long long deformed, float* framed, double* squares),
+          reframe_atom<float>(k, x, start, system, frames, deformed, framed, squares))
+
+AB_KERNEL(reframe_d,
+          (const double* x, const double* start, const long long* system, const double* frames,
+           long long deformed, double* framed, double* squares),
+          reframe_atom<double>(k, x, start, system, frames, deformed, framed, squares))

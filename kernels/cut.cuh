@@ -53,11 +53,13 @@ AB_BODY void mark_row(long long i, const int* starts, const int* second, const i
 }
 
 // Writes the marked entries of row i, from place base[i] on; place[k] is where entry k went, or -1.
+// Atoms of a sample are numbered from the first of their system, begin[i], or through if it is null.
 template <typename W, typename T>
 AB_BODY void fill_row(long long i, const int* starts, const int* second, const int* code, const W* x,
                       const W* offsets, const u8* keep, const int* base, const int* table,
-                      int* samples, T* vectors, int* place)
+                      const int* begin, int* samples, T* vectors, int* place)
 {
+    const int from = begin ? begin[i] : 0;
     const W xi[3] = {x[3 * i], x[3 * i + 1], x[3 * i + 2]};
     long long q = base[i];
     for (int k = starts[i]; k < starts[i + 1]; ++k) {
@@ -68,8 +70,8 @@ AB_BODY void fill_row(long long i, const int* starts, const int* second, const i
         const int j = second[k], c = code[k];
         pair_vector<W, T>(x, xi, j, offsets + 3 * (long long)c, vectors + 3 * q);
         int* sample = samples + 5 * q;
-        sample[0] = (int)i;
-        sample[1] = j;
+        sample[0] = (int)i - from;
+        sample[1] = j - from;
         for (int m = 0; m < 3; ++m) sample[2 + m] = table[3 * (long long)c + m];
         place[k] = (int)q;
         ++q;
@@ -105,10 +107,10 @@ AB_KERNEL(mark_rows_ff,
                            keep, counts, shortest))
 AB_KERNEL(fill_rows_ff,
           (const int* starts, const int* second, const int* code, const float* x, const float* offsets,
-           const u8* keep, const int* base, const int* table, int* samples, float* vectors,
-           int* place),
-          fill_row<float, float>(k, starts, second, code, x, offsets, keep, base, table, samples,
-                           vectors, place))
+           const u8* keep, const int* base, const int* table, const int* begin, int* samples,
+           float* vectors, int* place),
+          fill_row<float, float>(k, starts, second, code, x, offsets, keep, base, table, begin,
+                           samples, vectors, place))
 AB_KERNEL(refresh_rows_ff,
           (const int* starts, const int* second, const int* code, const float* x, const float* offsets,
            const int* place, float* vectors, double* shortest),
@@ -122,10 +124,10 @@ AB_KERNEL(mark_rows_df,
                            keep, counts, shortest))
 AB_KERNEL(fill_rows_df,
           (const int* starts, const int* second, const int* code, const double* x, const double* offsets,
-           const u8* keep, const int* base, const int* table, int* samples, float* vectors,
-           int* place),
-          fill_row<double, float>(k, starts, second, code, x, offsets, keep, base, table, samples,
-                           vectors, place))
+           const u8* keep, const int* base, const int* table, const int* begin, int* samples,
+           float* vectors, int* place),
+          fill_row<double, float>(k, starts, second, code, x, offsets, keep, base, table, begin,
+                           samples, vectors, place))
 AB_KERNEL(refresh_rows_df,
           (const int* starts, const int* second, const int* code, const double* x, const double* offsets,
            const int* place, float* vectors, double* shortest),
@@ -139,10 +141,10 @@ AB_KERNEL(mark_rows_dd,
                            keep, counts, shortest))
 AB_KERNEL(fill_rows_dd,
           (const int* starts, const int* second, const int* code, const double* x, const double* offsets,
-           const u8* keep, const int* base, const int* table, int* samples, double* vectors,
-           int* place),
-          fill_row<double, double>(k, starts, second, code, x, offsets, keep, base, table, samples,
-                           vectors, place))
+           const u8* keep, const int* base, const int* table, const int* begin, int* samples,
+           double* vectors, int* place),
+          fill_row<double, double>(k, starts, second, code, x, offsets, keep, base, table, begin,
+                           samples, vectors, place))
 AB_KERNEL(refresh_rows_dd,
           (const int* starts, const int* second, const int* code, const double* x, const double* offsets,
            const int* place, double* vectors, double* shortest),

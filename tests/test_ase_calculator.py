@@ -27,7 +27,12 @@ from metatomic.torch import ModelOutput, load_atomistic_model
 from metatomic_ase import MetatomicCalculator
 
 from alchemi_bridge import Atoms, BridgeCalculator, Cell, ForceBuffers, Search, Step
-from alchemi_bridge.errors import BridgeError, ConfigurationError, ProtocolError
+from alchemi_bridge.errors import (
+    BridgeError,
+    ConfigurationError,
+    NonFiniteResultError,
+    ProtocolError,
+)
 from alchemi_bridge.uncertainty import UncertaintyWarning
 
 #: Both calculators evaluate the same model in float64: what differs is the order of sums.
@@ -310,10 +315,51 @@ def test_batch_equals_single(model_file: ModelFile) -> None:
     assert alone["energy"] == pytest.approx(together[0]["energy"], rel=SAME_ENERGY)
 
 
-def test_batch_names_the_structure_at_fault(model_file: ModelFile) -> None:
+def no_atoms(atoms: ase.Atoms) -> None:
+    del atoms[:]
+
+
+def nan_position(atoms: ase.Atoms) -> None:
+    atoms.positions[1, 2] = np.nan
+
+
+def nan_cell(atoms: ase.Atoms) -> None:
+    atoms.cell[0, 0] = np.nan
+
+
+def flat_cell(atoms: ase.Atoms) -> None:
+    atoms.cell[1] = atoms.cell[0]
+
+
+def unknown_type(atoms: ase.Atoms) -> None:
+    atoms.numbers[0] = 92
+
+
+@pytest.mark.parametrize("spoil", [no_atoms, nan_position, nan_cell, flat_cell, unknown_type])
+def test_batch_names_the_structure_at_fault(
+    spoil: Callable[[ase.Atoms], None], model_file: ModelFile
+) -> None:
+    """By its place among all, though those of one periodicity are evaluated together."""
     calculator = BridgeCalculator(model_file("stillinger_weber"))
+    frames = [silicon(1), slab(), silicon(1), silicon(1)]
+    frames[1].numbers[:] = 14
+    spoil(frames[2])
+    with pytest.raises(BridgeError, match="system 2"):
+        calculator.evaluate(frames)
+    frames.pop(1)
     with pytest.raises(BridgeError, match="system 1"):
-        calculator.evaluate([silicon(1), ase.Atoms(), silicon(1)])
+        calculator.compute_energy(frames)
+    with pytest.raises(BridgeError, match="system 1"):
+        calculator.run_model(frames, ["energy"])
+
+
+def test_batch_names_the_structure_without_results(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    zoo.nan_energy(threshold=0.8).save(str(path))
+    kind = min(zoo.pair().capabilities().atomic_types)
+    dimers = [ase.Atoms([kind] * 2, positions=[[0.0] * 3, [d, 0.0, 0.0]]) for d in (2.0, 0.5)]
+    with pytest.raises(NonFiniteResultError, match="of the model of system 2: "):
+        BridgeCalculator(path).evaluate([zoo_atoms(), *dimers])
 
 
 def test_positions_of_integers(calculator: BridgeCalculator) -> None:
@@ -468,3 +514,9 @@ def test_models_are_loaded_in_threads(model_file: ModelFile) -> None:
             pool.map(lambda _: BridgeCalculator(path).evaluate(atoms, "energy"), range(12))
         )
     assert all(r["energy"] == pytest.approx(expected, rel=SAME_ENERGY) for (r,) in found)
+
+
+def test_run_model_without_structures(model_file: ModelFile) -> None:
+    """As with metatomic-ase: the output without samples."""
+    found = BridgeCalculator(model_file("lennard-jones")).run_model([], ["energy"])
+    assert found["energy"].block().values.shape == (0, 1)

@@ -423,6 +423,7 @@ for kind in (DomainForceProvider, ReplicatedForceProvider):
 
 
 @needs_mpi
+@pytest.mark.slow
 def test_several_ranks_refuse() -> None:
     done = run_ranks(2, RANKS)
     assert done.returncode == 0, done.stdout

@@ -119,7 +119,13 @@ def test_a_model_of_the_users_own(
     assert (row["model"], row["atoms"]) == (path.stem, 8)
 
 
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.name)
+@pytest.mark.parametrize(
+    "workload",
+    [
+        pytest.param(w, id=w.name, marks=[] if w.name == "copper" else [pytest.mark.slow])
+        for w in WORKLOADS
+    ],
+)
 def test_workloads(workload) -> None:
     """The smallest size of each runs on all paths, and these agree."""
     before = torch.get_num_threads()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,20 @@ from alchemi_bridge.cli import doctor, environment, environment_plugins
 from alchemi_bridge.compiling import find_compiler
 from alchemi_bridge.errors import EvaluationError
 from alchemi_bridge.native import kernel_path
+
+_slow_imports = cache(environment.probe)
+
+
+@pytest.fixture(autouse=True)
+def slow_imports_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes seconds to import is tried once for all tests."""
+    probe = environment.probe
+
+    def probed(code: str, seconds: float = environment.PROBE_SECONDS) -> tuple[str, str]:
+        slow = code.startswith(("import nvalchemi", "import metatomic_ase"))
+        return _slow_imports(code) if slow else probe(code, seconds)
+
+    monkeypatch.setattr(environment, "probe", probed)
 
 
 @pytest.fixture
@@ -56,6 +71,7 @@ def test_text(cli: Cli) -> None:
     assert "parity" not in run.stdout
 
 
+@pytest.mark.slow
 def test_as_user() -> None:
     run = as_user("doctor", "--json")
     assert run.status == 0, run.stderr

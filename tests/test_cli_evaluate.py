@@ -331,6 +331,7 @@ def test_stdout_that_takes_nothing(
     assert done.stderr.count("error: ") == bool(message)
 
 
+@pytest.mark.slow
 def test_as_user(model: Path, frames: Path) -> None:
     run = as_user("evaluate", model, frames, "--json", "-v")
     assert run.status == 0, run.stderr

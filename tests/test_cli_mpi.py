@@ -32,6 +32,7 @@ def files(model_file, tmp_path: Path) -> tuple[str, str]:
     return str(model_file("stillinger-weber")), str(tmp_path / "frames.xyz")
 
 
+@pytest.mark.slow
 def test_dynamics(files: tuple[str, str], tmp_path: Path) -> None:
     options = ["--ensemble", "langevin", "--temperature", "300", "--steps", "20", "--seed", "3",
                "--no-plot"]  # fmt: skip
@@ -92,6 +93,7 @@ def test_evaluation(files: tuple[str, str], tmp_path: Path) -> None:
     assert len(ase.io.read(output, ":")) == 2
 
 
+@pytest.mark.slow
 def test_an_error_is_said_once(files: tuple[str, str], tmp_path: Path) -> None:
     atoms = ase.io.read(files[1], 0)
     atoms.positions[3] = atoms.positions[4]
@@ -112,7 +114,7 @@ def test_commands_without_a_calculator(files: tuple[str, str]) -> None:
     assert json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("n_ranks", [3, slow(1)])
+@pytest.mark.parametrize("n_ranks", [slow(3), slow(1)])
 def test_parity(n_ranks: int, tmp_path: Path) -> None:
     """With ranks that it starts, and with those that it was started with."""
     command = [*CLI, "--quiet", "parity", "--case", "triclinic", "--case", "molecule",

@@ -34,7 +34,7 @@ def ended(phase: str, fault: str, unlucky: int = 1) -> str:
 
 
 @pytest.mark.parametrize(("phase", "fault"), [
-    ("sending", "raise"), ("sending back", "exit"), slow("evaluating", "kill"),
+    slow("sending", "raise"), ("sending back", "exit"), slow("evaluating", "kill"),
     slow("searching", "leave"),
 ])  # fmt: skip
 def test_what_ends_one_ends_all(phase: str, fault: str) -> None:

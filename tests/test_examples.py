@@ -19,6 +19,7 @@ from kernel_parts import needs_compiler
 
 from alchemi_bridge import BridgeCalculator
 from alchemi_bridge.engines import plugins
+from alchemi_bridge.engines.nvalchemi_version import missing
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MAX_LINES = 80
@@ -34,11 +35,17 @@ EXPECTED = {
     "your_own_model.py": r"(?m)^passed$",
 }
 
+#: The same for those that need nvalchemi, which warns of its own.
+WITH_NVALCHEMI = {"nvalchemi_dynamics.py": r"(?m)^     3    108 .* \d\d\.\d$"}
 
-def _run(name: str, folder: Path) -> str:
+#: This one is for several ranks, see test_nvalchemi_pipeline_ranks.py.
+RANKS = {"nvalchemi_pipeline.py"}
+
+
+def _run(name: str, folder: Path, warnings: str = "error") -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore:`torch.jit", str(EXAMPLES / name)],
+        [sys.executable, "-W", warnings, "-W", "ignore:`torch.jit", str(EXAMPLES / name)],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -51,10 +58,10 @@ def _run(name: str, folder: Path) -> str:
 
 
 def test_all_examples_are_listed() -> None:
-    assert {p.name for p in EXAMPLES.glob("*.py")} == set(EXPECTED)
+    assert {p.name for p in EXAMPLES.glob("*.py")} == {*EXPECTED, *WITH_NVALCHEMI, *RANKS}
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("name", sorted({*EXPECTED, *WITH_NVALCHEMI, *RANKS}))
 def test_is_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) < MAX_LINES
 
@@ -64,6 +71,14 @@ def test_runs(name: str, tmp_path: Path) -> None:
     assert re.search(EXPECTED[name], _run(name, tmp_path))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(WITH_NVALCHEMI))
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_runs_with_nvalchemi(name: str, tmp_path: Path) -> None:
+    assert re.search(WITH_NVALCHEMI[name], _run(name, tmp_path, warnings="ignore"))
+
+
+@pytest.mark.slow
 def test_engine_conserves_energy(tmp_path: Path) -> None:
     # float32 positions of about 1 nm are coarse to 6e-8 nm, forces of up to 2000 kJ/mol/nm: 100
     # steps of rounding and of the integrator stay below this, a wrong force or unit does not

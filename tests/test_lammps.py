@@ -61,7 +61,7 @@ def same_state(a: dict[str, Any], b: dict[str, Any], names: tuple[str, ...]) -> 
         assert np.abs(x - y).max() <= SAME * np.abs(y).max(), name
 
 
-@pytest.mark.parametrize("n_ranks", [2, slow(4), slow(3)])
+@pytest.mark.parametrize("n_ranks", [*map(slow, (2, 4, 3))])
 def test_agreement(n_ranks: int, folder: Path) -> None:
     """Energy, forces and pressure of lj/cut and sw, before and after 100 steps; the net alone.
 

@@ -63,11 +63,12 @@ def lennard_jones(model_file: Callable[..., Path]) -> Callable[[str], Path]:
     return lambda mode: model_file("lennard-jones", cutoff=5.0, strict=mode == "cut")
 
 
-@pytest.mark.parametrize("mode", ["cut", "whole"])
+@pytest.mark.parametrize("mode", ["cut", pytest.param("whole", marks=pytest.mark.slow)])
 def test_memory_stays(lennard_jones: Callable[[str], Path], mode: str) -> None:
     require_steady(simulated(lennard_jones(mode), mode, edge=2, steps=2000), 2000)
 
 
+@pytest.mark.slow
 def test_a_leak_is_seen(lennard_jones: Callable[[str], Path]) -> None:
     """The control: so much per step that no free memory can hide it, in as many tensors."""
     found = simulated(lennard_jones("cut"), "cut", edge=2, steps=1600, leak=32768)

@@ -234,7 +234,7 @@ sys.exit(6)
 
 
 @needs_mpi
-@pytest.mark.parametrize("n_ranks", [3, slow(1)])
+@pytest.mark.parametrize("n_ranks", [slow(3), slow(1)])
 def test_followers_do_what_the_leader_does(n_ranks: int, model_file) -> None:
     done = run_ranks(n_ranks, FOLLOWING, model_file("stillinger-weber"))
     assert done.returncode == 6, done.stdout

@@ -8,6 +8,7 @@ one process waits while the other computes.
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -97,6 +98,7 @@ class Peers:
 
 def _serve(pipe: Connection, device: str, threads: int | None) -> None:
     """In the other process: answers until nobody asks any more."""
+    os.dup2(2, 1)  # what peers print is no part of what this program prints
     if threads is not None:
         torch.set_num_threads(threads)
     paths: dict[str, TimedPath] = {}

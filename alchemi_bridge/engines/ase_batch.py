@@ -12,7 +12,7 @@ import torch
 from ase.calculators.calculator import PropertyNotImplementedError
 from metatensor.torch import Labels, TensorMap
 
-from alchemi_bridge.batch import Structure, evaluate_structures, prepare
+from alchemi_bridge.batch import Structure, evaluate_structures, of_system, prepare
 from alchemi_bridge.contract import Cell
 from alchemi_bridge.domain.leading import AnyProvider
 from alchemi_bridge.engines.ase_inputs import quantities
@@ -120,7 +120,7 @@ class ManyStructures:
                 continue
             wanted = self._wanted(names, flag) if names else Wanted(False, False)
             chosen = [structures[k] for k in group]
-            inputs = [structure_of(s, self.loaded) for s in chosen]
+            inputs = _structures_of(chosen, self.loaded, group)
             try:
                 found, _ = evaluate_structures(self.provider, inputs, wanted, numbers=group)
             except NoGradientError:
@@ -169,7 +169,7 @@ class ManyStructures:
         stress = compute_forces_and_stresses and all(all(s.pbc) for s in structures)
         wanted = Wanted(True, compute_forces_and_stresses, stress, per_atom)
         found, _ = evaluate_structures(
-            self.provider, [structure_of(s, self.loaded) for s in structures], wanted
+            self.provider, _structures_of(structures, self.loaded), wanted
         )
         results: dict[str, Any] = {"energy": [as_float(r.energy) for r in found]}
         if per_atom:
@@ -202,6 +202,7 @@ class ManyStructures:
         """
         structures = _as_list(atoms)
         check_selection(selected_atoms, [len(s) for s in structures])
+        given = _structures_of(structures, self.loaded)
         return evaluate(
             self.loaded,
             OutputPlan(
@@ -209,7 +210,7 @@ class ManyStructures:
                 energy_per_atom=False,
                 extra=plan_extra(self.loaded.capabilities, model_outputs(outputs)),
             ),
-            prepare(self.provider, [structure_of(s, self.loaded) for s in structures]),
+            prepare(self.provider, given) if given else [],
             Wanted(energy=False, forces=False),
             selected=None if selected_atoms is None else selected_atoms.to(self.loaded.device),
             route=self.provider.route,
@@ -225,6 +226,17 @@ def structure_of(atoms: ase.Atoms, loaded: LoadedModel) -> Structure:
         cell=Cell.of(atoms.cell.array, atoms.pbc),
         inputs=quantities(atoms, loaded.requested_inputs),
     )
+
+
+def _structures_of(
+    structures: Sequence[ase.Atoms], loaded: LoadedModel, numbers: Sequence[int] | None = None
+) -> list[Structure]:
+    """Errors count them by ``numbers``, or from zero."""
+    found = []
+    for number, atoms in zip(numbers or range(len(structures)), structures, strict=True):
+        with of_system(number):
+            found.append(structure_of(atoms, loaded))
+    return found
 
 
 def positions_of(atoms: ase.Atoms, device: torch.device) -> torch.Tensor:

@@ -13,16 +13,16 @@ from metatomic.torch import ModelOutput
 from alchemi_bridge.errors import EvaluationError, UnsupportedOutputError, last_line
 from alchemi_bridge.model.execution import optimized
 from alchemi_bridge.model.graph import (
-    Graph,
+    Graphs,
     Route,
+    SeparateGraphs,
     SystemInput,
-    build_graph,
-    differentiate,
     no_virials,
 )
+from alchemi_bridge.model.joined import JoinedGraphs, JoinedInput
 from alchemi_bridge.model.load import LoadedModel
 from alchemi_bridge.model.outputs import OutputPlan, Wanted, current_name
-from alchemi_bridge.model.results import Results, atom_offsets
+from alchemi_bridge.model.results import Layout, Results
 from alchemi_bridge.stages import stage
 
 
@@ -58,7 +58,7 @@ class Evaluation:
 def evaluate(
     loaded: LoadedModel,
     plan: OutputPlan,
-    systems: Sequence[SystemInput],
+    systems: Sequence[SystemInput] | JoinedInput,
     wanted: Wanted,
     *,
     selected: Labels | None = None,
@@ -73,7 +73,7 @@ def evaluate(
     loaded, plan
         The model, and which of its outputs to use.
     systems
-        At least one.
+        At least one, each by itself or all in common arrays.
     wanted
         Quantities to compute.
     selected
@@ -104,18 +104,20 @@ def evaluate(
     twice = {name: request for name, request in extra_requests.items() if name in requests}
     once = {name: request for name, request in extra_requests.items() if name not in requests}
     with optimized(optimize), torch.set_grad_enabled(by_gradient or attach):
-        graphs = [build_graph(loaded, s, by_gradient, attach) for s in systems]
+        graphs = build_graphs(loaded, systems, by_gradient, attach)
         outputs = _run(loaded, {**requests, **once}, graphs, selected, check_consistency)
         found = _extra(outputs, once)
         if twice:
             # new inputs: a model may write into those that it was given
-            new = [build_graph(loaded, s, False, attach) for s in systems]
+            new = build_graphs(loaded, systems, False, attach)
             again = _run(loaded, twice, new, selected, check_consistency)
             found.update(_extra(again, twice))
     extra = {name: found[current_name(name)] for name in plan.extra}
     try:
         with optimized(optimize):  # the way back is TorchScript's, too
-            return _read(loaded, plan, systems, wanted, graphs, outputs, extra, selected is None)
+            layout = Layout.of(systems)
+            results = Results(loaded, plan, layout, outputs, selected is None)
+            return _read(results, wanted, graphs, extra)
     except (RuntimeError, IndexError, ValueError, KeyError) as error:
         # what the model returns was not checked by metatomic: any of its numbers may be off
         raise EvaluationError(
@@ -126,39 +128,38 @@ def evaluate(
         ) from error
 
 
-def _read(
+def build_graphs(
     loaded: LoadedModel,
-    plan: OutputPlan,
-    systems: Sequence[SystemInput],
-    wanted: Wanted,
-    graphs: Sequence[Graph],
-    outputs: dict[str, TensorMap],
-    extra: dict[str, TensorMap],
-    all_atoms: bool,
+    systems: Sequence[SystemInput] | JoinedInput,
+    with_gradient: bool,
+    attach: bool,
+) -> Graphs:
+    """What the model gets, see :func:`~alchemi_bridge.model.graph.build_graph`."""
+    if isinstance(systems, JoinedInput):
+        return JoinedGraphs(loaded, systems, with_gradient, attach)
+    return SeparateGraphs(loaded, systems, with_gradient, attach)
+
+
+def _read(
+    results: Results, wanted: Wanted, graphs: Graphs, extra: dict[str, TensorMap]
 ) -> Evaluation:
     """Outputs of the model as plain tensors, and the gradients of its energy."""
-    offsets = atom_offsets(systems)
-    results = Results(loaded, plan, list(systems), offsets, outputs, all_atoms)
+    plan, outputs = results.plan, results.outputs
     forces, virial = results.direct(wanted)
     virials = None
     if wanted.by_gradient(plan):
         with stage("backward"):
-            gradients = differentiate(results.energy_values(), graphs)
+            gradients = graphs.differentiate(results.energy_values())
         by_force, by_virial = (
             wanted.forces and plan.force is None,
             wanted.virial and not plan.stress,
         )
-        found = torch.zeros((offsets[-1], 3), dtype=loaded.dtype, device=loaded.device)
         with stage("accumulate"):
-            whole = [
-                gradient.collect(system, found[offsets[k] : offsets[k + 1]], by_virial)
-                for k, (system, gradient) in enumerate(zip(systems, gradients, strict=True))
-            ]
+            found, whole = gradients.collect(by_virial)
             if wanted.virials:
-                both = zip(systems, gradients, strict=True)
-                virials = torch.cat([gradient.virials(system) for system, gradient in both])
+                virials = gradients.virials()
         forces = found if by_force else forces
-        virial = torch.stack([v for v in whole if v is not None]) if by_virial else virial
+        virial = whole if by_virial else virial
     return Evaluation(
         energy=results.energy() if wanted.energy else None,
         forces=forces,
@@ -215,12 +216,12 @@ def requests_for(loaded: LoadedModel, plan: OutputPlan, wanted: Wanted) -> dict[
 def _run(
     loaded: LoadedModel,
     requests: dict[str, ModelOutput],
-    graphs: Sequence[Graph],
+    graphs: Graphs,
     selected: Labels | None,
     check_consistency: bool,
 ) -> dict[str, TensorMap]:
     try:
-        systems = [g.system for g in graphs]
+        systems = graphs.systems
         with stage("forward"):
             return loaded.execution.run(systems, requests, selected, check_consistency)
     except Exception as error:  # the model is foreign code and may raise anything

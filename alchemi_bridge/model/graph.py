@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from metatensor.torch import TensorMap
@@ -240,36 +240,115 @@ def _backward(
         ) from error
 
 
-def differentiate(energy: torch.Tensor, graphs: Sequence[Graph]) -> list[Gradient]:
-    """Derivatives of the sum of ``energy`` by the leaves of each system.
+class Graphs(Protocol):
+    """What the model gets in one evaluation, and the way back from its energy."""
 
-    Raises
-    ------
-    NoGradientError
-        If there are neighbours, but the energy does not depend on anything.
-    EvaluationError
-        If the backward pass fails.
+    @property
+    def systems(self) -> list[System]:
+        """Inputs of the model."""
+        ...
+
+    def differentiate(self, energy: torch.Tensor) -> Gradients:
+        """Derivatives of the sum of ``energy``, (n, 1).
+
+        Raises
+        ------
+        NoGradientError
+            If there are neighbours, but the energy does not depend on anything.
+        EvaluationError
+            If the backward pass fails.
+        """
+        ...
+
+
+class Gradients(Protocol):
+    """Derivatives of the energy, as forces and virials of all systems."""
+
+    def collect(self, with_virial: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(n_atoms, 3) forces, and (n_systems, 3, 3) dE/d(strain), not symmetrised."""
+        ...
+
+    def virials(self) -> torch.Tensor:
+        """(n_atoms, 3, 3), see :meth:`Gradient.virials`."""
+        ...
+
+
+class SeparateGraphs:
+    """A graph for each system."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        sources: Sequence[SystemInput],
+        with_gradient: bool,
+        attach: bool,
+    ) -> None:
+        self.sources = sources
+        self.graphs = [build_graph(loaded, s, with_gradient, attach) for s in sources]
+
+    @property
+    def systems(self) -> list[System]:
+        """Inputs of the model."""
+        return [graph.system for graph in self.graphs]
+
+    def differentiate(self, energy: torch.Tensor) -> SeparateGradients:
+        """See :class:`Graphs`."""
+        leaves: list[torch.Tensor] = []
+        counts = []
+        for graph in self.graphs:
+            own = [graph.positions, graph.cell if graph.strain is None else graph.strain]
+            own += graph.vectors if graph.strain is None else []
+            counts.append(len(own))
+            leaves += own
+        with_pairs = any(len(vectors) for graph in self.graphs for vectors in graph.vectors)
+        found = differentiate(energy, leaves, with_pairs)
+        gradients, start = [], 0
+        for graph, count in zip(self.graphs, counts, strict=True):
+            gradients.append(Gradient(graph, found[start : start + count]))
+            start += count
+        return SeparateGradients(self.sources, gradients)
+
+
+class SeparateGradients:
+    """Derivatives for each system."""
+
+    def __init__(self, sources: Sequence[SystemInput], gradients: Sequence[Gradient]) -> None:
+        self.sources, self.gradients = sources, gradients
+
+    def collect(self, with_virial: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See :class:`Gradients`."""
+        sizes = [len(source.types) for source in self.sources]
+        forces = self.sources[0].positions.new_zeros((sum(sizes), 3))
+        whole = [
+            gradient.collect(source, own, with_virial)
+            for source, gradient, own in zip(
+                self.sources, self.gradients, forces.split(sizes), strict=True
+            )
+        ]
+        found = [virial for virial in whole if virial is not None]
+        return forces, torch.stack(found) if with_virial else None
+
+    def virials(self) -> torch.Tensor:
+        """See :class:`Gradients`."""
+        both = zip(self.sources, self.gradients, strict=True)
+        return torch.cat([gradient.virials(source) for source, gradient in both])
+
+
+def differentiate(
+    energy: torch.Tensor, leaves: Sequence[torch.Tensor], with_pairs: bool
+) -> Sequence[torch.Tensor | None]:
+    """Derivatives of the sum of ``energy`` by each leaf, ``None`` where it does not depend on it.
+
+    ``with_pairs`` says whether there are neighbours, without which an energy may be constant; for
+    errors see :class:`Graphs`.
     """
-    leaves: list[torch.Tensor] = []
-    counts = []
-    for graph in graphs:
-        own = [graph.positions, graph.cell if graph.strain is None else graph.strain]
-        own += graph.vectors if graph.strain is None else []
-        counts.append(len(own))
-        leaves += own
     if energy.requires_grad:
-        found = _backward(energy, leaves)
-    elif any(len(vectors) for graph in graphs for vectors in graph.vectors):
+        return _backward(energy, leaves)
+    if with_pairs:
         raise NoGradientError(
             "energy of the model",
             expected="a value that depends on the positions, since forces or virial are wanted",
             got="a value without a gradient",
             fix="use the model's non-conservative forces, or export it without detaching",
         )
-    else:
-        found = [None] * len(leaves)  # no neighbours: nothing that could push an atom
-    gradients, start = [], 0
-    for graph, count in zip(graphs, counts, strict=True):
-        gradients.append(Gradient(graph, found[start : start + count]))
-        start += count
-    return gradients
+    return [None] * len(leaves)  # no neighbours: nothing that could push an atom

@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from metatensor.torch import TensorBlock, TensorMap
 
 from alchemi_bridge.errors import EvaluationError, UnsupportedOutputError
 from alchemi_bridge.model.graph import SystemInput
+from alchemi_bridge.model.joined import JoinedInput
 from alchemi_bridge.model.load import LoadedModel
 from alchemi_bridge.model.outputs import OutputPlan, Wanted
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the atoms of all systems follow one another.
+
+    Attributes
+    ----------
+    offsets
+        First atom of each system, and the number of all atoms at the end.
+    volumes
+        Of each system; ``None`` for those that are not periodic in three directions.
+    """
+
+    offsets: list[int]
+    volumes: list[float | None]
+
+    @classmethod
+    def of(cls, systems: Sequence[SystemInput] | JoinedInput) -> Layout:
+        """Of the inputs of an evaluation."""
+        if isinstance(systems, JoinedInput):
+            sizes, volumes = systems.sizes, systems.volumes
+        else:
+            sizes = [len(system.types) for system in systems]
+            volumes = [system.volume for system in systems]
+        return cls(list(accumulate(sizes, initial=0)), list(volumes))
+
+    def __len__(self) -> int:
+        return len(self.volumes)
 
 
 class Results:
@@ -20,13 +52,12 @@ class Results:
         self,
         loaded: LoadedModel,
         plan: OutputPlan,
-        systems: list[SystemInput],
-        offsets: list[int],
+        layout: Layout,
         outputs: dict[str, TensorMap],
         all_atoms: bool,
     ) -> None:
-        self.loaded, self.plan, self.systems = loaded, plan, systems
-        self.offsets, self.outputs, self.all_atoms = offsets, outputs, all_atoms
+        self.loaded, self.plan, self.layout = loaded, plan, layout
+        self.offsets, self.outputs, self.all_atoms = layout.offsets, outputs, all_atoms
         self._blocks: dict[str, TensorBlock] = {}
 
     def energy_values(self) -> torch.Tensor:
@@ -37,10 +68,10 @@ class Results:
         """(n_systems,) float64, detached."""
         block = self._block(self.plan.energy, (1,))
         values = block.values.detach().squeeze(1)
-        if len(self.systems) == 1:
+        if len(self.layout) == 1:
             return values.sum(dtype=torch.float64).reshape(1)
         values = values.double()
-        total = torch.zeros(len(self.systems), dtype=torch.float64, device=values.device)
+        total = torch.zeros(len(self.layout), dtype=torch.float64, device=values.device)
         return total.index_add_(0, block.samples.column("system").to(torch.int64), values)
 
     def per_atom(self, name: str | None, shape: tuple[int, ...] = (1,)) -> torch.Tensor:
@@ -66,26 +97,27 @@ class Results:
             if self.all_atoms:
                 # a direct prediction need not sum to zero; what is left over would push the
                 # whole system, so it is taken out, as other engines for such models do
-                for k in range(len(self.systems)):
+                for k in range(len(self.layout)):
                     rows = forces[self.offsets[k] : self.offsets[k + 1]]
                     rows -= rows.mean(dim=0)
         if wanted.virial and self.plan.stress is not None:
             block = self._block(self.plan.stress, (3, 3, 1))
             stress = block.values.detach().squeeze(-1)
             order = torch.argsort(block.samples.column("system"))
-            volumes = [self._volume(s) for s in self.systems]
+            volumes = [self._volume(k) for k in range(len(self.layout))]
             virial = stress[order] * stress.new_tensor(volumes)[:, None, None]
         return forces, virial
 
-    def _volume(self, system: SystemInput) -> float:
-        if system.volume is None:
+    def _volume(self, k: int) -> float:
+        volume = self.layout.volumes[k]
+        if volume is None:
             raise UnsupportedOutputError(
                 "non-conservative stress",
                 expected="a cell that is periodic in all three directions",
-                got=f"pbc {tuple(system.pbc.tolist())}",
+                got="one that is not" if len(self.layout) == 1 else f"another one in system {k}",
                 fix="take the virial from the energy (non_conservative='forces')",
             )
-        return system.volume
+        return volume
 
     def _block(self, name: str | None, shape: tuple[int, ...]) -> TensorBlock:
         found = self._blocks.get(str(name))
@@ -113,14 +145,7 @@ class Results:
 
     def _rows(self, block: TensorBlock) -> torch.Tensor:
         atoms = block.samples.column("atom").to(torch.int64)
-        if len(self.systems) == 1:
+        if len(self.layout) == 1:
             return atoms
         starts = torch.tensor(self.offsets[:-1], device=atoms.device)
         return starts[block.samples.column("system").to(torch.int64)] + atoms
-
-
-def atom_offsets(systems: Sequence[SystemInput]) -> list[int]:
-    offsets = [0]
-    for system in systems:
-        offsets.append(offsets[-1] + len(system.types))
-    return offsets

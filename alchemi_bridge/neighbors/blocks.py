@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from metatensor.torch import Labels, TensorBlock
@@ -20,7 +20,8 @@ class RequestedPairs:
     Attributes
     ----------
     samples
-        (n_rows, 5) int32 rows ``(first, second, shift)``, sorted.
+        (n_rows, 5) int32 rows ``(first, second, shift)``, sorted; of several systems, the atoms are
+        numbered within each.
     vectors
         (n_rows, 3) in the model's dtype and length unit.
     candidates
@@ -36,13 +37,18 @@ class RequestedPairs:
 
     @property
     def first(self) -> torch.Tensor:
-        """(n_rows,) int32."""
-        return self.samples[:, 0]
+        """(n_rows,) int32, numbered through all systems."""
+        return self.samples[:, 0] if self.candidates.begin is None else self._atoms[0]
 
     @property
     def second(self) -> torch.Tensor:
-        """(n_rows,) int32."""
-        return self.samples[:, 1]
+        """(n_rows,) int32, numbered through all systems."""
+        return self.samples[:, 1] if self.candidates.begin is None else self._atoms[1]
+
+    @cached_property
+    def _atoms(self) -> tuple[torch.Tensor, torch.Tensor]:
+        listed = torch.nonzero(self.place >= 0).squeeze(1)  # in the order of the rows
+        return self.candidates.first[listed], self.candidates.second[listed]
 
     @property
     def shifts(self) -> torch.Tensor:
@@ -51,7 +57,7 @@ class RequestedPairs:
 
 
 @lru_cache(maxsize=8)
-def _components(device: torch.device) -> tuple[list[Labels], Labels]:
+def block_metadata(device: torch.device) -> tuple[list[Labels], Labels]:
     """Metadata that is the same for all blocks."""
     xyz = torch.arange(3, dtype=torch.int32, device=device)[:, None]
     distance = torch.zeros((1, 1), dtype=torch.int32, device=device)
@@ -69,7 +75,7 @@ def neighbor_block(samples: torch.Tensor, values: torch.Tensor) -> TensorBlock:
     values
         (n_rows, 3, 1) vectors.
     """
-    components, properties = _components(values.device)
+    components, properties = block_metadata(values.device)
     return TensorBlock(
         values=values,
         samples=Labels(SAMPLE_NAMES, samples, assume_unique=True),

@@ -45,18 +45,19 @@ class Marked:
 def shift_vectors(table: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
     """(n_codes, 3) ``shifts @ cell``: what the images add to the pair vectors.
 
-    They change only when the list or the cell does.
+    They change only when the list or the cell does. ``cell`` is one for all, or (n_codes, 3, 3).
     """
     return rows_times(table.to(cell.dtype), cell)
 
 
 def rows_times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """(n, 3) ``rows @ matrix`` of a (3, 3) matrix, in full precision.
+    """(..., 3) rows times a (3, 3) matrix, or each its own of (..., 3, 3), in full precision.
 
     Written out, because a GPU may be told to round the factors of matrix products to ten bits
     (``torch.set_float32_matmul_precision``): good for the layers of a net, not for coordinates.
     """
-    return rows[:, 0:1] * matrix[0] + rows[:, 1:2] * matrix[1] + rows[:, 2:3] * matrix[2]
+    x, y, z = (rows[..., k : k + 1] * matrix[..., k, :] for k in range(3))
+    return x + y + z
 
 
 def squared_limit(cutoff: float, dtype: torch.dtype) -> float:
@@ -155,7 +156,10 @@ def fill(
         place = torch.full((len(candidates),), -1, dtype=torch.int32, device=device)
         place[index] = torch.arange(len(index), dtype=torch.int32, device=device)
         vectors = _vectors_torch(candidates, positions, offsets).to(dtype)[index]
-        return RequestedPairs(candidates.samples[index], vectors, candidates, place)
+        samples = candidates.samples[index]
+        if candidates.begin is not None:
+            samples[:, :2] -= candidates.begin[samples[:, 0].long()][:, None]
+        return RequestedPairs(samples, vectors, candidates, place)
     samples = torch.empty((n_rows, 5), dtype=torch.int32, device=device)
     vectors = torch.empty((n_rows, 3), dtype=dtype, device=device)
     place = torch.empty(len(candidates), dtype=torch.int32, device=device)
@@ -170,6 +174,7 @@ def fill(
         marked.keep,
         marked.base,
         candidates.table,
+        candidates.begin,
         samples,
         vectors,
         place,

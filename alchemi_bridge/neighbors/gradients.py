@@ -141,7 +141,10 @@ def outer_sum(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def attached_vectors(
-    pairs: RequestedPairs, positions: torch.Tensor, cell: torch.Tensor
+    pairs: RequestedPairs,
+    positions: torch.Tensor,
+    cell: torch.Tensor,
+    systems: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Pair vectors that hang on positions and cell, for models that differentiate by themselves.
 
@@ -154,8 +157,10 @@ def attached_vectors(
         Pairs of this step.
     positions, cell
         (n_atoms, 3) and (3, 3) with their graph, in the model's dtype.
+    systems
+        (n_rows,) int64 system of each row, where ``cell`` is (n_systems, 3, 3).
     """
-    vectors: torch.Tensor = _PairVectors.apply(positions, cell, pairs)
+    vectors: torch.Tensor = _PairVectors.apply(positions, cell, pairs, systems)
     return vectors
 
 
@@ -164,18 +169,26 @@ class _PairVectors(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, positions: torch.Tensor, cell: torch.Tensor, pairs: RequestedPairs
+        ctx: Any,
+        positions: torch.Tensor,
+        cell: torch.Tensor,
+        pairs: RequestedPairs,
+        systems: torch.Tensor | None,
     ) -> torch.Tensor:
-        ctx.pairs = pairs
+        ctx.pairs, ctx.systems, ctx.n_systems = pairs, systems, len(cell)
         return pairs.vectors.clone()
 
     @staticmethod
     def backward(ctx: Any, gradients: torch.Tensor) -> tuple:
         pairs = ctx.pairs
         shifts = pairs.shifts.to(gradients.dtype)
-        # written out as products, see rows_times
-        of_cell = torch.stack([(shifts[:, k : k + 1] * gradients).sum(dim=0) for k in range(3)])
-        return _PairSums.apply(gradients, pairs), of_cell, None
+        if ctx.systems is None:
+            # written out as products, see rows_times
+            of_cell = torch.stack([(shifts[:, k : k + 1] * gradients).sum(dim=0) for k in range(3)])
+        else:
+            outer = shifts[:, :, None] * gradients[:, None, :]
+            of_cell = gradients.new_zeros((ctx.n_systems, 3, 3)).index_add(0, ctx.systems, outer)
+        return _PairSums.apply(gradients, pairs), of_cell, None, None
 
 
 class _PairSums(torch.autograd.Function):

@@ -11,13 +11,11 @@ from alchemi_bridge.cell import Cell
 from alchemi_bridge.device import DeviceBuffer
 from alchemi_bridge.errors import PairListError
 from alchemi_bridge.pairs.clusters import ClusterPairs, decode_clusters, searched_at
+from alchemi_bridge.pairs.engine_rows import INDEX_DTYPES
 from alchemi_bridge.pairs.ghosts import GhostPairs, decode_ghosts
 from alchemi_bridge.pairs.lists import FullPairs, HalfPairs, Search
 from alchemi_bridge.pairs.matrix import NeighborMatrix, decode_matrix
 from alchemi_bridge.pairs.rows import Candidates, candidates_from_pairs
-
-INDEX_DTYPES = (torch.int32, torch.int64)
-
 
 #: What an engine can hand over; several cluster lists are those of one rank. Candidates are a list
 #: that was decoded before, in the model's length unit.

@@ -48,7 +48,7 @@ class Candidates:
         (n_rows,) int32 place of the entry with the pair backwards.
     table
         (n_codes, 3) int32 shifts in lexicographic order; that of ``n_codes - 1 - c`` is minus that
-        of ``c``.
+        of ``c`` (unless there is ``table_system``).
     reach
         Distance up to which the list was complete at the search, in the model's length unit.
     margin
@@ -56,6 +56,11 @@ class Candidates:
         is at most ``margin[i]``, the interaction range minus how far the atom is from those whose
         energy counts. The rows of other atoms are left out of a list, though they may be the
         second atom of a pair; so is a pair of a half list if it is in no row of interest.
+    begin
+        (n_atoms,) int32 first atom of the system that each atom belongs to, where there are
+        several (:mod:`alchemi_bridge.pairs.joined`), else ``None``.
+    table_system
+        (n_codes,) int64 system whose cell each shift is counted in, where there are several.
     """
 
     n_atoms: int
@@ -66,6 +71,8 @@ class Candidates:
     table: torch.Tensor
     reach: float
     margin: torch.Tensor | None = None
+    begin: torch.Tensor | None = None
+    table_system: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.second)

@@ -76,33 +76,50 @@ def find_pairs(
     """
     device = positions.device
     host = np.ascontiguousarray(positions.detach().cpu().numpy(), dtype=np.float64)
-    n_atoms = len(host)
-    if n_atoms == 0 or reach <= 0.0:
-        empty = torch.empty(0, dtype=torch.int32, device=device)
-        no_shifts = torch.empty((0, 3), dtype=torch.int32, device=device)
-        return candidates_from_pairs(
-            empty, empty, no_shifts, n_atoms=n_atoms, reach=reach, both=True
-        )
-    _check_extent(host, cell, reach)
-    box = _box(host, cell, reach)
-    if _suits_vesin(box, reach):
-        search = vesin.NeighborList(cutoff=reach, full_list=False)
-        first, second, shifts = search.compute(host, box, True, quantities="ijS")
-    else:
-        first, second, shifts = find_pairs_by_tree(host, cell, reach)
+    first, second, shifts = list_pairs(host, cell, reach)
     if margin is not None:
         of_interest = margin.cpu().numpy() >= least
         kept = of_interest[first] | of_interest[second]
         first, second, shifts = first[kept], second[kept], shifts[kept]
     found = candidates_from_pairs(
-        torch.from_numpy(first.astype(np.int32)).to(device),
-        torch.from_numpy(second.astype(np.int32)).to(device),
-        torch.from_numpy(shifts.astype(np.int32)).to(device),
-        n_atoms=n_atoms,
+        torch.from_numpy(first).to(device),
+        torch.from_numpy(second).to(device),
+        torch.from_numpy(shifts).to(device),
+        n_atoms=len(host),
         reach=reach,
         both=True,
     )
     return found if margin is None else replace(found, margin=margin)
+
+
+def list_pairs(
+    positions: np.ndarray, cell: Cell, reach: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair closer than ``reach`` once, before it is made into candidates.
+
+    Parameters
+    ----------
+    positions
+        (n_atoms, 3) float64, contiguous.
+    cell, reach
+        See :func:`find_pairs`, also for errors.
+
+    Returns
+    -------
+    first, second, shifts
+        (n_pairs,), (n_pairs,) and (n_pairs, 3) int32.
+    """
+    if len(positions) == 0 or reach <= 0.0:
+        none = np.zeros(0, dtype=np.int32)
+        return none, none, np.zeros((0, 3), dtype=np.int32)
+    _check_extent(positions, cell, reach)
+    box = _box(positions, cell, reach)
+    if _suits_vesin(box, reach):
+        search = vesin.NeighborList(cutoff=reach, full_list=False)
+        first, second, shifts = search.compute(positions, box, True, quantities="ijS")
+    else:
+        first, second, shifts = find_pairs_by_tree(positions, cell, reach)
+    return first.astype(np.int32), second.astype(np.int32), shifts.astype(np.int32)
 
 
 def _box(positions: np.ndarray, cell: Cell, reach: float) -> np.ndarray:

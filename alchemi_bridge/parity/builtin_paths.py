@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -129,8 +131,12 @@ class MetatomicAsePath(ParityPath):
         return _without_cpu(job)
 
     def prepare(self, job: Job) -> Evaluator:
-        from metatomic_ase import MetatomicCalculator
-
+        # it searches with Warp where there is one, which tells of itself on the standard output
+        with contextlib.redirect_stdout(sys.stderr):
+            from metatomic_ase import MetatomicCalculator
+        warp = sys.modules.get("warp")
+        if warp is not None:
+            warp.config.log_level = warp.LOG_WARNING
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*deprecated.*")
             calculator = MetatomicCalculator(str(job.model_file), device="cpu", **job.options)

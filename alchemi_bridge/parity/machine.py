@@ -19,6 +19,7 @@ PACKAGES = (
     "metatomic-torch",
     "metatensor-torch",
     "metatomic-ase",
+    "nvalchemi-toolkit",
     "vesin",
     "ase",
     "numpy",

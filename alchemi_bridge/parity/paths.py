@@ -149,9 +149,10 @@ def registered() -> dict[str, ParityPath]:
         gromacs_path,
         lammps_path,
         mpi_path,
+        nvalchemi_path,
     )
 
-    del builtin_paths, engine_path, gromacs_path, lammps_path, mpi_path
+    del builtin_paths, engine_path, gromacs_path, lammps_path, mpi_path, nvalchemi_path
     return dict(_REGISTRY)
 
 

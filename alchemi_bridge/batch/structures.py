@@ -1,4 +1,4 @@
-"""Several systems in one evaluation of the model, each with its own pair search."""
+"""Several structures in one evaluation of the model, with a pair search for each."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Any, Protocol
 import torch
 from metatensor.torch import TensorMap
 
-from alchemi_bridge.atoms import read_types, require_known_types
+from alchemi_bridge.atoms import read_types
+from alchemi_bridge.batch.cells import Cells
+from alchemi_bridge.batch.finite import require_finite_systems
+from alchemi_bridge.batch.geometry import BatchGeometry
+from alchemi_bridge.batch.naming import of_system
+from alchemi_bridge.batch.systems import Systems
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.contract import Quantity, require_cell, require_inputs
-from alchemi_bridge.delivery import require_finite_results
 from alchemi_bridge.device import DeviceBuffer
-from alchemi_bridge.errors import ConfigurationError
-from alchemi_bridge.geometry import Geometry, system_input
-from alchemi_bridge.model import LoadedModel, Route, SystemInput, Wanted, evaluate
+from alchemi_bridge.model import LoadedModel, Route, Wanted, evaluate
 from alchemi_bridge.model.inputs import build_inputs
+from alchemi_bridge.model.joined import JoinedInput
 from alchemi_bridge.model.outputs import OutputPlan
-from alchemi_bridge.pairs import Search
-from alchemi_bridge.provider import (
-    FLOATS,
-    own_autograd_mode,
-)
+from alchemi_bridge.provider import FLOATS, own_autograd_mode
 from alchemi_bridge.units import Units, conversion_factor
 
 
@@ -144,8 +143,8 @@ def evaluate_structures(
         route=provider.route,
         check_consistency=provider.check_consistency,
     )
-    require_finite_results(evaluation)
-    sizes = [len(system.types) for system in systems]
+    sizes = systems.sizes
+    require_finite_systems(evaluation, sizes, numbers)
     energy = conversion_factor(loaded.energy_unit, provider.units.energy)
     length = conversion_factor(provider.units.length, loaded.length_unit)
     results = [
@@ -168,41 +167,43 @@ def prepare(
     provider: ModelRunner,
     structures: Sequence[Structure],
     numbers: Sequence[int] | None = None,
-) -> list[SystemInput]:
-    """Search pairs and build the inputs of each structure; ``numbers`` name them in errors."""
+) -> JoinedInput:
+    """Search pairs and build the inputs of the model; ``numbers`` name structures in errors."""
     loaded = provider.loaded
     length = conversion_factor(provider.units.length, loaded.length_unit)
-    systems = []
-    counted = range(len(structures)) if numbers is None else numbers
+    counted = list(range(len(structures)) if numbers is None else numbers)
+    types, positions, inputs = [], [], []
     for number, structure in zip(counted, structures, strict=True):
+        mine = read_types(structure.types, loaded.device)
         name = f"positions of system {number}"
-        types = read_types(structure.types, loaded.device)
-        if len(types) == 0:
-            raise ConfigurationError(
-                f"system {number}",
-                expected="at least one atom",
-                got="an empty system",
-                fix="leave empty systems out of a batch",
+        positions.append(
+            DeviceBuffer.of(structure.positions, name).require(
+                name, shape=(len(mine), 3), dtypes=FLOATS, device=loaded.device
             )
-        require_known_types(types, loaded)
-        types = types.to(torch.int32)
-        positions = DeviceBuffer.of(structure.positions, name).require(
-            name, shape=(len(types), 3), dtypes=FLOATS, device=loaded.device
         )
         require_cell(structure.cell)
         require_inputs(structure.inputs)
-        geometry = Geometry(loaded, n_atoms=len(types), subset=None, length=length)
-        geometry.set_pairs(Search(0.0), structure.cell)
-        inputs = build_inputs(
-            loaded.requested_inputs,
-            structure.inputs,
-            n_atoms=len(types),
-            subset=None,
-            dtype=loaded.dtype,
-            device=loaded.device,
-        )
-        systems.append(system_input(loaded, types, geometry.step(positions, None), inputs))
-    return systems
+        with of_system(number):
+            inputs.append(
+                build_inputs(
+                    loaded.requested_inputs,
+                    structure.inputs,
+                    n_atoms=len(mine),
+                    subset=None,
+                    dtype=loaded.dtype,
+                    device=loaded.device,
+                )
+            )
+        types.append(mine)
+    systems = Systems(
+        types=torch.cat(types),
+        positions=torch.cat(positions),
+        cells=Cells.stacked([structure.cell for structure in structures]),
+        sizes=[len(mine) for mine in types],
+        inputs=inputs if loaded.requested_inputs else (),
+        numbers=counted,
+    )
+    return BatchGeometry(loaded, length=length, skin=0.0).step(systems)
 
 
 def _each(
