@@ -157,6 +157,10 @@ class RankFailedError(BridgeError, RuntimeError):
     """Another rank of a parallel run failed, with an error that is none of the bridge's."""
 
 
+class WorkerDiedError(BridgeError, RuntimeError):
+    """The process of a task ended more often than it may be tried again."""
+
+
 # --- other people's errors ----------------------------------------------------------------------
 
 
