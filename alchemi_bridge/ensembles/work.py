@@ -93,7 +93,8 @@ class Simulator(ABC):
             raise ConfigurationError(
                 "number of simulators", expected="at least 1", got=str(n), fix="ask for one or more"
             )
-        return [cls(name=f"{name}.{number}", **options) for number in range(n)]
+        make: Any = cls  # whose arguments only the classes know
+        return [make(name=f"{name}.{number}", **options) for number in range(n)]
 
 
 @dataclass(frozen=True)
