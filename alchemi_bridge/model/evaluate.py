@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import metatensor.torch as mts
@@ -113,19 +114,65 @@ def evaluate(
             again = _run(loaded, twice, new, selected, check_consistency)
             found.update(_extra(again, twice))
     extra = {name: found[current_name(name)] for name in plan.extra}
+    with _results_that_fit(), optimized(optimize):  # the way back is TorchScript's, too
+        results = Results(loaded, plan, Layout.of(systems), outputs, selected is None)
+        return _read(results, wanted, graphs, extra)
+
+
+@contextmanager
+def _results_that_fit() -> Iterator[None]:
+    """What the model returns was not checked by metatomic: any of its numbers may be off."""
     try:
-        with optimized(optimize):  # the way back is TorchScript's, too
-            layout = Layout.of(systems)
-            results = Results(loaded, plan, layout, outputs, selected is None)
-            return _read(results, wanted, graphs, extra)
+        yield
     except (RuntimeError, IndexError, ValueError, KeyError) as error:
-        # what the model returns was not checked by metatomic: any of its numbers may be off
         raise EvaluationError(
             "results of the model",
             expected="blocks as metatomic describes them",
             got=last_line(error),
             fix="check the model with check_consistency=True",
         ) from error
+
+
+def energies_with_graph(
+    loaded: LoadedModel,
+    plan: OutputPlan,
+    systems: JoinedInput,
+    *,
+    route: Route | None = None,
+) -> tuple[torch.Tensor, JoinedGraphs]:
+    """Energies that can be differentiated by whatever of the model requires a gradient.
+
+    Parameters
+    ----------
+    loaded, plan
+        The model, and which of its outputs is the energy.
+    systems
+        At least one.
+    route
+        How gradients by positions are going to be taken, ``None`` if they are not.
+
+    Returns
+    -------
+    energies
+        (n_systems,) float64 in the model's unit; with a graph unless gradients are switched off.
+    graphs
+        What the model was given.
+
+    Raises
+    ------
+    UnsupportedOutputError
+        If the model has no energy.
+    EvaluationError
+        If the model fails.
+    """
+    wanted = Wanted(energy=True, forces=route is not None)
+    _check_outputs(plan, wanted, attach=False)
+    requests = requests_for(loaded, plan, Wanted(energy=True, forces=False))
+    graphs = JoinedGraphs(loaded, systems, route == "leaves", route == "strain")
+    outputs = _run(loaded, requests, graphs, None, False)
+    with _results_that_fit():
+        results = Results(loaded, plan, Layout.of(systems), outputs, True)
+        return results.energy_with_graph(), graphs
 
 
 def build_graphs(

@@ -227,10 +227,12 @@ def no_virials(got: str) -> UnsupportedOutputError:
 
 
 def _backward(
-    energy: torch.Tensor, leaves: Sequence[torch.Tensor]
+    energy: torch.Tensor, leaves: Sequence[torch.Tensor], create_graph: bool
 ) -> Sequence[torch.Tensor | None]:
     try:
-        return torch.autograd.grad(energy, leaves, torch.ones_like(energy), allow_unused=True)
+        return torch.autograd.grad(
+            energy, leaves, torch.ones_like(energy), allow_unused=True, create_graph=create_graph
+        )
     except Exception as error:  # operators of the model's own may raise anything
         raise EvaluationError(
             "gradient of the model's energy",
@@ -335,15 +337,18 @@ class SeparateGradients:
 
 
 def differentiate(
-    energy: torch.Tensor, leaves: Sequence[torch.Tensor], with_pairs: bool
+    energy: torch.Tensor,
+    leaves: Sequence[torch.Tensor],
+    with_pairs: bool,
+    create_graph: bool = False,
 ) -> Sequence[torch.Tensor | None]:
     """Derivatives of the sum of ``energy`` by each leaf, ``None`` where it does not depend on it.
 
     ``with_pairs`` says whether there are neighbours, without which an energy may be constant; for
-    errors see :class:`Graphs`.
+    errors see :class:`Graphs`. With ``create_graph`` they can be differentiated themselves.
     """
     if energy.requires_grad:
-        return _backward(energy, leaves)
+        return _backward(energy, leaves, create_graph)
     if with_pairs:
         raise NoGradientError(
             "energy of the model",

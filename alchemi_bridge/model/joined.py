@@ -139,6 +139,44 @@ class JoinedGraphs:
         found = differentiate(energy, leaves, with_pairs)
         return JoinedGradients(self.source, found[0], found[1], None, found[2:])
 
+    def work(self, energy: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+        """Sum of all forces times ``directions``, with a graph by the model's parameters.
+
+        Forces themselves need not be put together for it: a pair gives its gradient times the
+        difference of the directions of its atoms.
+
+        Parameters
+        ----------
+        energy
+            Of the model on these inputs, with its graph; any shape.
+        directions
+            (n_atoms, 3) in the dtype of the positions.
+
+        Returns
+        -------
+        torch.Tensor
+            () float64.
+
+        Raises
+        ------
+        EvaluationError
+            If the energy can not be differentiated.
+        """
+        source = self.source
+        leaves = [self._positions] if self._strain is not None else []
+        leaves = leaves or [self._positions, *self._vectors]
+        found = differentiate(energy, leaves, any(map(len, self._vectors)), create_graph=True)
+        total = torch.zeros((), dtype=torch.float64, device=source.positions.device)
+        if found[0] is not None:
+            total = total - (found[0] * directions).sum(dtype=torch.float64)
+        for joined, gradient in zip(source.pairs, found[1:], strict=False):
+            if gradient is not None:
+                first = directions.index_select(0, joined.pairs.first.long())
+                second = directions.index_select(0, joined.pairs.second.long())
+                product = gradient.squeeze(-1) * (first - second)
+                total = total + product.sum(dtype=torch.float64)
+        return total
+
 
 @dataclass(frozen=True, eq=False)
 class JoinedGradients:

@@ -66,13 +66,17 @@ class Results:
 
     def energy(self) -> torch.Tensor:
         """(n_systems,) float64, detached."""
+        return self.energy_with_graph().detach()
+
+    def energy_with_graph(self) -> torch.Tensor:
+        """(n_systems,) float64, with its graph."""
         block = self._block(self.plan.energy, (1,))
-        values = block.values.detach().squeeze(1)
+        values = block.values.squeeze(1)
         if len(self.layout) == 1:
             return values.sum(dtype=torch.float64).reshape(1)
         values = values.double()
         total = torch.zeros(len(self.layout), dtype=torch.float64, device=values.device)
-        return total.index_add_(0, block.samples.column("system").to(torch.int64), values)
+        return total.index_add(0, block.samples.column("system").to(torch.int64), values)
 
     def per_atom(self, name: str | None, shape: tuple[int, ...] = (1,)) -> torch.Tensor:
         """(n_atoms, *shape without its last axis) of an output, zero for atoms not selected."""
