@@ -8,7 +8,6 @@ one chunk is alive at a time, however many frames there are. Forces go the same 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +170,8 @@ class Frames:
         Parameters
         ----------
         tensors
-            Of the model, which are differentiated by; see :func:`differentiable`.
+            Of the model, which require a gradient; see
+            :meth:`~alchemi_bridge.ensembles.models.WorkerModel.differentiable`.
         by_energies
             (n_frames,) float64, dL/dU with U in eV.
         by_forces
@@ -193,7 +193,7 @@ class Frames:
         route = None if by_forces is None else self._runner.route
         atoms = np.cumsum([0, *self.sizes])
         for begin, end, inputs in self._chunks():
-            with torch.enable_grad(), differentiable(self.loaded, tensors):
+            with torch.enable_grad():
                 values, graphs = energies_with_graph(self.loaded, self.plan, inputs, route=route)
                 product = self._energy * (values * by_energies[begin:end].to(values.device)).sum()
                 if by_forces is not None:
@@ -225,25 +225,6 @@ class Frames:
                     self._kept[number] = inputs
                     self._room -= size
             yield begin, end, inputs
-
-
-@contextmanager
-def differentiable(loaded: LoadedModel, tensors: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Gradients by these tensors of a model, and by no others of it, for as long as this lasts."""
-    module = loaded.module
-    everything = [*module.parameters(), *module.buffers()]
-    before = [one.requires_grad for one in everything]
-    try:
-        for one in everything:
-            one.requires_grad_(False)
-        for one in tensors:
-            one.requires_grad_(True)
-        yield
-    finally:
-        for one in tensors:
-            one.requires_grad_(False)
-        for one, flag in zip(everything, before, strict=True):
-            one.requires_grad_(flag)
 
 
 def _differentiated(

@@ -1,0 +1,113 @@
+"""Averages over one ensemble from frames of others, by their Boltzmann weights.
+
+A frame drawn at inverse temperature ``beta`` with energy ``U_gen`` counts
+``exp(-beta (U - U_gen))`` in the ensemble of ``U``. Frames of one generating ensemble share an
+unknown partition function, so that weights are normalised in each of them, and never over frames of
+two temperatures or of two sets of parameters. ``pV`` of constant pressure is the same in both
+ensembles and cancels.
+
+Source: S. Thaler and J. Zavadlav, Nat. Commun. 12, 6884 (2021), doi:10.1038/s41467-021-27241-4
+(DiffTRe; N_eff = exp(-sum w ln w)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ase.units
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Ensembles:
+    """Which frames were drawn from the same ensemble.
+
+    Attributes
+    ----------
+    index
+        (n_frames,) int64 ensemble of each frame.
+    temperatures
+        (n_ensembles,) float64, K.
+    """
+
+    index: torch.Tensor
+    temperatures: torch.Tensor
+
+    @property
+    def sizes(self) -> torch.Tensor:
+        """(n_ensembles,) int64 number of frames."""
+        return torch.bincount(self.index, minlength=len(self.temperatures))
+
+    def frames(self, ensemble: int) -> torch.Tensor:
+        """(n_frames,) bool, those of one ensemble."""
+        return self.index == ensemble
+
+
+def log_weights(
+    energies: torch.Tensor, generating: torch.Tensor, ensembles: Ensembles
+) -> torch.Tensor:
+    """Logarithms of the weights, which sum to one in each ensemble.
+
+    Parameters
+    ----------
+    energies
+        (n_frames,) float64, eV, of the ensembles that are asked for; may have a graph.
+    generating
+        (n_frames,) float64, eV, of those that the frames were drawn from.
+    ensembles
+        Temperatures are those of both.
+
+    Returns
+    -------
+    torch.Tensor
+        (n_frames,) float64; never overflows, whatever the energies.
+    """
+    found = torch.empty_like(energies)
+    for number, temperature in enumerate(ensembles.temperatures.tolist()):
+        mine = ensembles.frames(number)
+        exponent = (generating[mine] - energies[mine]) / (ase.units.kB * temperature)
+        found = found.masked_scatter(mine, torch.log_softmax(exponent, dim=0))
+    return found
+
+
+def effective_fractions(logarithms: torch.Tensor, ensembles: Ensembles) -> torch.Tensor:
+    """(n_ensembles,) effective number of frames over their number, ``exp(-sum w ln w) / N``.
+
+    One if all weights are equal, ``1 / N`` if one frame has all the weight.
+
+    Parameters
+    ----------
+    logarithms
+        Of :func:`log_weights`.
+    ensembles
+        The same.
+    """
+    logarithms = logarithms.detach()
+    # a weight that underflows counts nothing: 0 ln 0 = 0
+    terms = logarithms.exp() * logarithms.clamp(min=-1e300)
+    entropies = torch.zeros(len(ensembles.temperatures), dtype=torch.float64)
+    entropies.index_add_(0, ensembles.index, -terms)
+    return entropies.exp() / ensembles.sizes
+
+
+def shares(ensembles: Ensembles, temperature: float) -> torch.Tensor:
+    """(n_frames,) by which weights are multiplied for an average at one temperature, K.
+
+    Ensembles of this temperature that were generated with different parameters count by their
+    numbers of frames; frames of other temperatures do not.
+    """
+    counted = ensembles.sizes.double() * (ensembles.temperatures == temperature)
+    return (counted / counted.sum())[ensembles.index]
+
+
+def averages(values: torch.Tensor, logarithms: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Average of an observable.
+
+    Parameters
+    ----------
+    values
+        (n_frames, ...) float64.
+    logarithms, share
+        Of :func:`log_weights` and :func:`shares`.
+    """
+    return torch.tensordot(share * logarithms.exp(), values, dims=1)
