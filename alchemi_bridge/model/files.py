@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -121,11 +121,11 @@ def save_model(model: AtomisticModel, path: Path) -> None:
         See :func:`check_target` and :func:`replacing`.
     """
     check_target(path)
-    write_atomically(path, _saved(model, path.name))
+    write_atomically(path, saved(model.save, path.name))
 
 
-def _saved(model: AtomisticModel, name: str) -> bytes:
-    """What ``model.save`` writes to a file of this name, which stands in the file, too.
+def saved(save: Callable[[Path], object], name: str) -> bytes:
+    """What ``save`` writes to a file of this name, which stands in torch's files, too.
 
     torch ends the process if a disk is full: where there are files in memory, it is one of those.
     """
@@ -136,5 +136,5 @@ def _saved(model: AtomisticModel, name: str) -> bytes:
             memory = os.memfd_create(name)
             stack.callback(os.close, memory)
             file.symlink_to(f"/proc/self/fd/{memory}")
-        model.save(file)
+        save(file)
         return file.read_bytes()

@@ -187,15 +187,31 @@ def load_model(
 
 
 def _load_file(records: ModelRecords, extensions_directory: str | Path | None) -> AtomisticModel:
+    return _take(load_script(records, extensions_directory))
+
+
+def load_script(
+    records: ModelRecords, extensions_directory: str | Path | None
+) -> torch.jit.RecursiveScriptModule:
     """Load the file that was checked, and libraries only from the files that were checked.
 
     metatomic's own loader is not asked: it would look for libraries by itself.
+
+    Returns
+    -------
+    torch.jit.RecursiveScriptModule
+        The scripted model as it stands in the file, on the CPU.
+
+    Raises
+    ------
+    ModelLoadError, UntrustedModelError
+        As of :func:`load_model`.
     """
     path = records.path
     load_libraries(find_libraries(records, extensions_directory))
     try:
         check_atomistic_model(str(path))  # warns about versions that do not fit
-        module = torch.jit.load(str(path), map_location="cpu")
+        script: torch.jit.RecursiveScriptModule = torch.jit.load(str(path), map_location="cpu")
     except Exception as error:  # the file's own code runs, and may raise anything
         raise ModelLoadError(
             f"model file '{path}'",
@@ -205,7 +221,7 @@ def _load_file(records: ModelRecords, extensions_directory: str | Path | None) -
             "(alchemi-bridge inspect --records-only shows them)",
         ) from error
     verify_unchanged(records)
-    return _take(module)
+    return script
 
 
 def _require_same(

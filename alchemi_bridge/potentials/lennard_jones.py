@@ -2,7 +2,7 @@
 """Lennard-Jones atoms of several species."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from metatensor.torch import Labels, TensorMap
@@ -30,15 +30,41 @@ SIGMA = (3.40, 3.65)
 TRUNCATIONS = ("force-shift", "energy-shift", "none")
 
 
-class LennardJones(torch.nn.Module):
-    """The metatomic module behind :func:`lennard_jones`.
+def coefficients_of(
+    epsilon: torch.Tensor, sigma: torch.Tensor, cutoff: float, truncation: str
+) -> torch.Tensor:
+    """Table that a step reads, from (T, T) tables in eV and Å.
+
+    Returns
+    -------
+    torch.Tensor
+        (4, T * T), one column per ordered pair of species: u(r) = c12/r^12 - c6/r^6 - slope*r -
+        constant, and half of it for each of the two atoms.
+    """
+    c6 = 4.0 * epsilon * sigma**6
+    c12 = 4.0 * epsilon * sigma**12
+    shift = torch.zeros_like(c6)
+    slope = torch.zeros_like(c6)
+    if truncation != "none":
+        shift = c12 * cutoff**-12 - c6 * cutoff**-6
+    if truncation == "force-shift":
+        slope = -12.0 * c12 * cutoff**-13 + 6.0 * c6 * cutoff**-7
+    return 0.5 * torch.stack([c12, c6, slope, shift - slope * cutoff]).reshape(4, -1)
+
+
+def mixed(epsilon: torch.Tensor, sigma: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """(T, T) tables after Lorentz and Berthelot, from (T,) values."""
+    eps = torch.sqrt(epsilon[:, None] * epsilon[None, :])
+    return eps, 0.5 * (sigma[:, None] + sigma[None, :])
+
+
+class _LennardJones(torch.nn.Module):
+    """All but where the table comes from.
 
     Parameters
     ----------
     types
         The T atomic numbers.
-    epsilon, sigma
-        (T, T) float64 tables, eV and Å.
     cutoff
         Å.
     truncation, full_list, strict
@@ -46,20 +72,13 @@ class LennardJones(torch.nn.Module):
     """
 
     type_index: torch.Tensor
-    coefficients: torch.Tensor
 
     def __init__(
-        self,
-        types: List[int],
-        epsilon: torch.Tensor,
-        sigma: torch.Tensor,
-        cutoff: float,
-        truncation: str,
-        full_list: bool,
-        strict: bool,
+        self, types: List[int], cutoff: float, truncation: str, full_list: bool, strict: bool
     ) -> None:
         super().__init__()
         self.cutoff = cutoff
+        self.truncation = truncation
         self.full_list = full_list
         self.strict = strict
         self.n_types = len(types)
@@ -69,18 +88,9 @@ class LennardJones(torch.nn.Module):
         index[torch.tensor(types)] = torch.arange(len(types))
         self.register_buffer("type_index", index)
 
-        c6 = 4.0 * epsilon * sigma**6
-        c12 = 4.0 * epsilon * sigma**12
-        shift = torch.zeros_like(c6)
-        slope = torch.zeros_like(c6)
-        if truncation != "none":
-            shift = c12 * cutoff**-12 - c6 * cutoff**-6
-        if truncation == "force-shift":
-            slope = -12.0 * c12 * cutoff**-13 + 6.0 * c6 * cutoff**-7
-        # one column per ordered pair of species; u(r) = c12/r^12 - c6/r^6 - slope*r - constant, and
-        # half of it for each of the two atoms
-        table = 0.5 * torch.stack([c12, c6, slope, shift - slope * cutoff]).reshape(4, -1)
-        self.register_buffer("coefficients", table)
+    def table(self) -> torch.Tensor:
+        """(4, T * T), see :func:`coefficients_of`."""
+        raise NotImplementedError
 
     def requested_neighbor_lists(self) -> List[NeighborListOptions]:
         """Return the one list that the model reads."""
@@ -97,14 +107,15 @@ class LennardJones(torch.nn.Module):
         if "energy" not in outputs:
             return results
         sample_kind = outputs["energy"].sample_kind
+        table = self.table()
         if len(systems) == 0:
-            results["energy"] = no_energy(self.coefficients, sample_kind)
+            results["energy"] = no_energy(table, sample_kind)
             return results
 
         types = concatenated_types(systems)
         needs_second = self.n_types > 1 or not self.full_list
         vectors, first, second = gather_pairs(systems, self.request, needs_second)
-        repulsion, attraction, slope, constant = self.coefficients.unbind(0)
+        repulsion, attraction, slope, constant = table.unbind(0)
         if self.n_types > 1:
             species = self.type_index.index_select(0, types)
             pair = species.index_select(0, first) * self.n_types + species.index_select(0, second)
@@ -131,12 +142,68 @@ class LennardJones(torch.nn.Module):
         return results
 
 
-def _tables(
-    types: List[int],
-    epsilon: Sequence[float],
-    sigma: Sequence[float],
-    pairs: Mapping[tuple[int, int], tuple[float, float]],
-) -> tuple[torch.Tensor, torch.Tensor]:
+class LennardJones(_LennardJones):
+    """The metatomic module behind :func:`lennard_jones`, with a table that is made once.
+
+    Parameters
+    ----------
+    epsilon, sigma
+        (T, T) float64 tables, eV and Å.
+    """
+
+    coefficients: torch.Tensor
+
+    def __init__(
+        self,
+        types: List[int],
+        epsilon: torch.Tensor,
+        sigma: torch.Tensor,
+        cutoff: float,
+        truncation: str,
+        full_list: bool,
+        strict: bool,
+    ) -> None:
+        super().__init__(types, cutoff, truncation, full_list, strict)
+        table = coefficients_of(epsilon, sigma, cutoff, truncation)
+        self.register_buffer("coefficients", table)
+
+    def table(self) -> torch.Tensor:
+        """(4, T * T), see :func:`coefficients_of`."""
+        return self.coefficients
+
+
+class TrainableLennardJones(_LennardJones):
+    """The same with ``epsilon`` and ``sigma`` as parameters, of which each step makes the table.
+
+    Parameters
+    ----------
+    epsilon, sigma
+        (T,) float64, eV and Å.
+    """
+
+    def __init__(
+        self,
+        types: List[int],
+        epsilon: torch.Tensor,
+        sigma: torch.Tensor,
+        cutoff: float,
+        truncation: str,
+        full_list: bool,
+        strict: bool,
+    ) -> None:
+        super().__init__(types, cutoff, truncation, full_list, strict)
+        self.epsilon = torch.nn.Parameter(epsilon)
+        self.sigma = torch.nn.Parameter(sigma)
+
+    def table(self) -> torch.Tensor:
+        """(4, T * T), see :func:`coefficients_of`."""
+        epsilon, sigma = mixed(self.epsilon, self.sigma)
+        return coefficients_of(epsilon, sigma, self.cutoff, self.truncation)
+
+
+def _single(
+    types: List[int], epsilon: Sequence[float], sigma: Sequence[float]
+) -> Tuple[torch.Tensor, torch.Tensor]:
     for name, values in (("epsilon", epsilon), ("sigma", sigma)):
         if len(values) != len(types):
             raise ConfigurationError(
@@ -145,12 +212,20 @@ def _tables(
                 got=f"{len(values)} values",
                 fix=f"make types and {name} equally long",
             )
-    eps = torch.tensor(
-        [_options.number("epsilon", e, above=0.0) for e in epsilon], dtype=torch.float64
+    eps, sig = (
+        torch.tensor([_options.number(n, v, above=0.0) for v in values], dtype=torch.float64)
+        for n, values in (("epsilon", epsilon), ("sigma", sigma))
     )
-    sig = torch.tensor([_options.number("sigma", s, above=0.0) for s in sigma], dtype=torch.float64)
-    eps_table = torch.sqrt(eps[:, None] * eps[None, :])
-    sig_table = 0.5 * (sig[:, None] + sig[None, :])
+    return eps, sig
+
+
+def _tables(
+    types: List[int],
+    epsilon: Sequence[float],
+    sigma: Sequence[float],
+    pairs: Mapping[tuple[int, int], tuple[float, float]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    eps_table, sig_table = mixed(*_single(types, epsilon, sigma))
     for (a, b), (e, s) in pairs.items():
         if a not in types or b not in types:
             raise ConfigurationError(
@@ -176,6 +251,7 @@ def lennard_jones(
     full_list: bool = False,
     strict: bool = True,
     dtype: str = "float64",
+    trainable: bool = False,
 ) -> AtomisticModel:
     """Lennard-Jones model, u(r) = 4 epsilon [(sigma/r)^12 - (sigma/r)^6] within the cutoff.
 
@@ -199,6 +275,10 @@ def lennard_jones(
         Ask for a list without pairs beyond the cutoff. The energies are the same.
     dtype
         ``"float64"`` or ``"float32"``.
+    trainable
+        Keep ``epsilon`` and ``sigma``, one per type, as the parameters of the model instead of
+        a table that is made of them once. The energies are the same; ``pairs`` is refused, since
+        those would not follow.
 
     Returns
     -------
@@ -227,8 +307,22 @@ def lennard_jones(
         )
     known = _options.atomic_types(types)
     rc = _options.number("cutoff", cutoff, above=0.0)
-    eps, sig = _tables(known, epsilon, sigma, pairs or {})
-    module = LennardJones(known, eps, sig, rc, truncation, bool(full_list), bool(strict))
+    module: torch.nn.Module
+    if trainable:
+        if pairs:
+            raise ConfigurationError(
+                "pairs",
+                expected="none in a model whose epsilon and sigma are trainable",
+                got=f"{len(pairs)} pairs that do not follow the mixing rule",
+                fix="remove 'pairs' or 'trainable'",
+            )
+        eps, sig = _single(known, epsilon, sigma)
+        module = TrainableLennardJones(
+            known, eps, sig, rc, truncation, bool(full_list), bool(strict)
+        )
+    else:
+        eps, sig = _tables(known, epsilon, sigma, pairs or {})
+        module = LennardJones(known, eps, sig, rc, truncation, bool(full_list), bool(strict))
     options: dict[str, Any] = {
         "types": known,
         "epsilon": [float(e) for e in epsilon],
@@ -239,6 +333,7 @@ def lennard_jones(
         "full_list": bool(full_list),
         "strict": bool(strict),
         "dtype": dtype,
+        "trainable": bool(trainable),
     }
     return _options.to_model(
         module.to(_options.torch_dtype(dtype)),

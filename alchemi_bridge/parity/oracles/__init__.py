@@ -49,8 +49,8 @@ _BUILDERS: dict[str, Callable[..., Oracle]] = {
     "copper": copper,
 }
 NAMES = tuple(_BUILDERS)
-# options of the potentials that say how a model is fed, not what it computes
-_FEEDING = {"full_list", "strict", "dtype"}
+# options of the potentials that say how a model is fed or kept, not what it computes
+_FEEDING = {"full_list", "strict", "dtype", "trainable"}
 
 
 def build(name: str, **options: Any) -> Oracle:
