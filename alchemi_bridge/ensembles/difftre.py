@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -70,9 +69,153 @@ class Sample:
         equilibration: float,
         chunk: int | None,
     ) -> Sample:
-        """A trajectory in the light of the current parameters, which ``model`` has."""
+        """A trajectory in the light of the current parameters, which ``model`` has.
+
+        Raises
+        ------
+        UntrustedModelError
+            If it was made with another model file.
+        BridgeError
+            Everything that may be wrong with frames and energies.
+        """
         require_same_file(model, trajectory.model_sha256, f"trajectory '{observable}'")
         used = trajectory.after(equilibration)
         frames = frames_of(model, used, chunk)
         energies = frames.energies()
-        return cls(observable, used, digest_of_trajectory(used), frames, energies, energies)
+        generating = torch.from_numpy(np.array(used.energies, dtype=np.float64))
+        for source, made_with in enumerate(used.sources):
+            if same_values(made_with.parameters, parameters):
+                mine = torch.from_numpy(used.source == source)
+                generating[mine] = energies[mine]
+        return cls(observable, used, digest_of_trajectory(used), frames, energies, generating)
+
+
+def same_values(one: Parameters, other: Parameters) -> bool:
+    """Whether the same names have the same values, bit by bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+class Reweighting:
+    """Frames of all samples with their weights.
+
+    Parameters
+    ----------
+    samples
+        At least one; all of the same atoms.
+
+    Raises
+    ------
+    ConfigurationError
+        If they are of different atoms.
+    """
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        first = samples[0].trajectory
+        for other in samples[1:]:
+            if not np.array_equal(np.sort(other.trajectory.numbers), np.sort(first.numbers)):
+                raise ConfigurationError(
+                    "trajectories of one objective",
+                    expected="the same atoms in all of them",
+                    got=f"{len(first.numbers)} and {len(other.trajectory.numbers)} atoms, or other "
+                    f"elements, in '{samples[0].observable}' and '{other.observable}'",
+                    fix="make an objective for each system",
+                )
+        self.samples = samples
+        self.sizes = [len(one.frames) for one in samples]
+        self.ensembles, self._of_sample = _ensembles(samples)
+        self.energies = torch.cat([one.energies for one in samples])
+        self.generating = torch.cat([one.generating for one in samples])
+        logarithms = log_weights(self.energies, self.generating, self.ensembles)
+        self._fractions = effective_fractions(logarithms, self.ensembles)
+
+    @property
+    def fractions(self) -> list[float]:
+        """Effective over actual number of frames, of each ensemble."""
+        found: list[float] = self._fractions.tolist()
+        return found
+
+    def stale(self, threshold: float) -> list[str]:
+        """Observables with frames of an ensemble of which too few count."""
+        bad = {k for k, fraction in enumerate(self.fractions) if fraction < threshold}
+        pairs = zip(self.samples, self._of_sample, strict=True)
+        return [sample.observable for sample, mine in pairs if bad & mine]
+
+    def averages(
+        self, targets: Sequence[Target], energies: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss and averages with these energies, (n_frames,) eV, of which they are functions."""
+        logarithms = log_weights(energies, self.generating, self.ensembles)
+        loss = torch.zeros((), dtype=torch.float64)
+        found = {}
+        for target in targets:
+            share = shares(self.ensembles, self._temperature(target))
+            parts = energies.split(self.sizes)
+            values = torch.cat(
+                [
+                    target.observable.values(one.trajectory, part, one.digest)
+                    for one, part in zip(self.samples, parts, strict=True)
+                ]
+            )
+            average = averages(values, logarithms, share)
+            loss = loss + target.loss(average)
+            found[target.name] = average.detach()
+        return loss, found
+
+    def differentiate(
+        self, targets: Sequence[Target]
+    ) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss, its (n_frames,) derivative by the energies, and averages."""
+        with torch.enable_grad():
+            energies = self.energies.clone().requires_grad_(True)
+            loss, found = self.averages(targets, energies)
+            (derivative,) = torch.autograd.grad(loss, energies)
+        return float(loss), derivative, found
+
+    def gradient(
+        self, model: WorkerModel, names: Sequence[str], by_energies: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """By name, in the dtype of the model's tensors, on the host."""
+        with model.differentiable(names) as leaves:
+            tensors = list(leaves.values())
+            total = [torch.zeros(one.shape, dtype=torch.float64) for one in tensors]
+            for sample, part in zip(self.samples, by_energies.split(self.sizes), strict=True):
+                for sum_, one in zip(total, sample.frames.gradient(tensors, part), strict=True):
+                    sum_ += one
+        return {
+            name: one.to(leaf.dtype) for (name, leaf), one in zip(leaves.items(), total, strict=True)
+        }
+
+    def _temperature(self, target: Target) -> float:
+        there = sorted(set(self.ensembles.temperatures.tolist()))
+        if target.temperature is None and len(there) == 1:
+            return there[0]
+        if target.temperature not in there:
+            raise ConfigurationError(
+                f"temperature of target '{target.name}'",
+                expected=f"one of {', '.join(f'{one:g} K' for one in there)}",
+                got="none" if target.temperature is None else f"{target.temperature:g} K",
+                fix="name the temperature of one of the trajectories",
+            )
+        return target.temperature
+
+
+def _ensembles(samples: Sequence[Sample]) -> tuple[Ensembles, list[set[int]]]:
+    """Frames of equal temperature and generating values together; and which each sample has."""
+    kinds: list[tuple[float, Parameters]] = []
+    index, of_sample = [], []
+    for sample in samples:
+        numbers = []
+        for made_with in sample.trajectory.sources:
+            for number, (temperature, values) in enumerate(kinds):
+                if temperature == made_with.temperature and same_values(
+                    values, made_with.parameters
+                ):
+                    break
+            else:
+                number = len(kinds)
+                kinds.append((made_with.temperature, made_with.parameters))
+            numbers.append(number)
+        index.append(torch.tensor(numbers)[torch.from_numpy(sample.trajectory.source)])
+        of_sample.append(set(index[-1].tolist()))
+    temperatures = torch.tensor([one for one, _ in kinds], dtype=torch.float64)
+    return Ensembles(torch.cat(index), temperatures), of_sample

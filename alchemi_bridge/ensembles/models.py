@@ -135,6 +135,9 @@ class WorkerModel:
             sha256=file.sha256,
             device=file.device,
         )
+        # what the file says of gradients would keep graphs that nobody asked for
+        for values in self.loaded.module.parameters():
+            values.requires_grad_(False)
         self.tensors: dict[str, ModelTensor] = tensors_of(self.loaded.module)
         self._label = f"model '{file.path}'"
         self._original: dict[str, torch.Tensor] = {}  # of the file, for what was ever exchanged

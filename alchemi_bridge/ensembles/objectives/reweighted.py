@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from alchemi_bridge.ensembles.difftre import Sample, effective_fractions_of, reweight
+from alchemi_bridge.ensembles.difftre import Reweighting, Sample
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.models import ModelFile
 from alchemi_bridge.ensembles.objectives.checks import require_weight
@@ -112,16 +110,20 @@ class ReweightedObjective(Objective):
             Sample.of(model, name, observables[name], parameters, self.equilibration, self.chunk)
             for name in self.needs
         ]
-        found = reweight(samples)
+        found = Reweighting(samples)
         stale = found.stale(self.threshold)
         if stale:
             return Outcome(refresh=tuple(stale), values={"n_eff": found.fractions})
         loss, by_energies, averages = found.differentiate(self.targets)
         gradient = None
         if parameters:
-            gradient = found.gradient(model, parameters, by_energies)
+            gradient = found.gradient(model, list(parameters), by_energies)
         return Outcome(
             loss=loss,
             gradient=gradient,
-            values={**averages, "n_eff": found.fractions, "n_frames": found.n_frames},
+            values={
+                **{name: value.tolist() for name, value in averages.items()},
+                "n_eff": found.fractions,
+                "n_frames": sum(found.sizes),
+            },
         )
