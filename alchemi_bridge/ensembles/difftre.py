@@ -26,7 +26,7 @@ from alchemi_bridge.ensembles.reweighting import (
     log_weights,
     shares,
 )
-from alchemi_bridge.ensembles.trajectory import Trajectory
+from alchemi_bridge.ensembles.trajectory import Origin, Trajectory
 from alchemi_bridge.ensembles.work import Parameters
 from alchemi_bridge.errors import ConfigurationError
 
@@ -78,21 +78,16 @@ class Sample:
         BridgeError
             Everything that may be wrong with frames and energies.
         """
-        require_same_file(model, trajectory.model_sha256, f"trajectory '{observable}'")
         used = trajectory.after(equilibration)
         frames = frames_of(model, used, chunk)
         energies = frames.energies()
-        generating = torch.from_numpy(np.array(used.energies, dtype=np.float64))
-        for source, made_with in enumerate(used.sources):
-            if same_values(made_with.parameters, parameters):
-                mine = torch.from_numpy(used.source == source)
+        generating = torch.from_numpy(used.energies.copy())
+        for number, origin in enumerate(used.origins):
+            require_same_file(model, origin.sha256, f"trajectory '{observable}'")
+            if origin.has_parameters(parameters):
+                mine = torch.from_numpy(used.origin == number)
                 generating[mine] = energies[mine]
         return cls(observable, used, digest_of_trajectory(used), frames, energies, generating)
-
-
-def same_values(one: Parameters, other: Parameters) -> bool:
-    """Whether the same names have the same values, bit by bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
 class Reweighting:
@@ -200,22 +195,33 @@ class Reweighting:
 
 
 def _ensembles(samples: Sequence[Sample]) -> tuple[Ensembles, list[set[int]]]:
-    """Frames of equal temperature and generating values together; and which each sample has."""
-    kinds: list[tuple[float, Parameters]] = []
+    """Which frames are of one ensemble, and which ensembles each sample has frames of."""
+    known: dict[tuple, int] = {}
     index, of_sample = [], []
     for sample in samples:
+        trajectory = sample.trajectory
+        if not np.isfinite(trajectory.temperatures).all():
+            raise ConfigurationError(
+                f"trajectory '{sample.observable}'",
+                expected="frames of a known temperature, without which they have no weights",
+                got="frames without one",
+                fix="simulate with a thermostat",
+            )
+        made_with = [_kind(origin) for origin in trajectory.origins]
         numbers = []
-        for made_with in sample.trajectory.sources:
-            for number, (temperature, values) in enumerate(kinds):
-                if temperature == made_with.temperature and same_values(
-                    values, made_with.parameters
-                ):
-                    break
-            else:
-                number = len(kinds)
-                kinds.append((made_with.temperature, made_with.parameters))
-            numbers.append(number)
-        index.append(torch.tensor(numbers)[torch.from_numpy(sample.trajectory.source)])
-        of_sample.append(set(index[-1].tolist()))
-    temperatures = torch.tensor([one for one, _ in kinds], dtype=torch.float64)
-    return Ensembles(torch.cat(index), temperatures), of_sample
+        for k, volume in enumerate(trajectory.volumes):
+            origin = int(trajectory.origin[k])
+            # at constant pressure, the volume is one of the things that are drawn
+            fixed = volume if trajectory.origins[origin].pressure is None else None
+            key = (float(trajectory.temperatures[k]), fixed, *made_with[origin])
+            numbers.append(known.setdefault(key, len(known)))
+        index += numbers
+        of_sample.append(set(numbers))
+    temperatures = torch.tensor([key[0] for key in known], dtype=torch.float64)
+    return Ensembles(torch.tensor(index), temperatures), of_sample
+
+
+def _kind(origin: Origin) -> tuple:
+    """What the distribution of its frames depends on, besides temperature and volume."""
+    values = ((name, value.tobytes()) for name, value in sorted(origin.parameters.items()))
+    return (origin.pressure, *values)

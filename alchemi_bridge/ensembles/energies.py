@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ase
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from alchemi_bridge.batch import Structure, prepare
 from alchemi_bridge.cell import Cell
 from alchemi_bridge.engines.ase_batch import structure_of
+from alchemi_bridge.ensembles.trajectory import Trajectory
 from alchemi_bridge.errors import (
     ConfigurationError,
     EvaluationError,
@@ -29,9 +30,6 @@ from alchemi_bridge.model.evaluate import energies_with_graph
 from alchemi_bridge.model.joined import JoinedInput
 from alchemi_bridge.provider import choose_route
 from alchemi_bridge.units import Units, conversion_factor
-
-if TYPE_CHECKING:
-    from alchemi_bridge.ensembles.trajectory import Trajectory
 
 #: Atoms in a chunk where nobody says how many frames it has: a model with messages takes some
 #: 50 kB an atom for its graph, Lennard-Jones 5 kB.
@@ -106,10 +104,10 @@ class Frames:
     @classmethod
     def of_trajectory(cls, loaded: LoadedModel, trajectory: Trajectory, **options: Any) -> Frames:
         """Of a trajectory."""
-        types = np.asarray(trajectory.numbers, dtype=np.int64)
-        positions = torch.from_numpy(np.ascontiguousarray(trajectory.positions)).to(loaded.device)
+        numbers = trajectory.numbers.copy()
+        positions = torch.from_numpy(trajectory.positions.copy()).to(loaded.device)
         structures = [
-            Structure(types, positions[k], Cell.of(trajectory.cells[k], trajectory.pbc))
+            Structure(numbers, positions[k], Cell.of(trajectory.cells[k], trajectory.pbc))
             for k in range(len(positions))
         ]
         return cls(loaded, structures, **options)
