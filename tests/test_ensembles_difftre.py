@@ -1,0 +1,216 @@
+"""Objectives on reweighted trajectories: gradients against differences, and when to simulate."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reweighting_parts import TEMPERATURE, argon_options, drawn, finite_difference
+
+from alchemi_bridge.ensembles.models import ModelFile
+from alchemi_bridge.ensembles.objectives.reweighted import ReweightedObjective
+from alchemi_bridge.ensembles.objectives.targets import Observable, Target
+from alchemi_bridge.ensembles.trajectory import Trajectory
+from alchemi_bridge.errors import BridgeError, ConfigurationError, InputError
+
+#: The loss is smooth; what is left are the errors of the differences.
+FD_RTOL = 1e-8
+NAME = "trajectory.None.drawn"
+
+
+def spread(trajectory: Trajectory, powers: int) -> np.ndarray:
+    """Something that varies over the frames, with several values for each."""
+    moved = trajectory.positions - trajectory.positions.mean(axis=0)
+    return np.stack([(moved**2).mean(axis=(1, 2)) ** k for k in range(1, powers + 1)], axis=1)
+
+
+def per_atom(trajectory: Trajectory, energies: torch.Tensor) -> torch.Tensor:
+    return energies / trajectory.n_atoms
+
+
+def squared(trajectory: Trajectory, energies: torch.Tensor) -> torch.Tensor:
+    return energies.square()
+
+
+TARGETS = (
+    Target("spread", Observable(spread, (("powers", 3),)), np.array([0.05, 0.002, 1e-4]), scale=0.1),
+    Target("energy", Observable(per_atom, of_energies=True), np.array(-0.05), scale=0.01),
+    Target("square", Observable(squared, of_energies=True), np.array(2.0), weight=0.3),
+)
+
+
+@pytest.fixture(scope="module")
+def argon(model_file: Callable[..., Path]) -> Path:
+    return model_file("lennard-jones", **argon_options())
+
+
+def objective(path: Path, *trajectories: str, **options: object) -> ReweightedObjective:
+    settings = {"threshold": 0.0, "equilibration": 0.1, **options}
+    targets = settings.pop("targets", TARGETS)
+    made = ReweightedObjective("fit", path, trajectories or (NAME,), targets, **settings)
+    made.check()
+    return pickle.loads(pickle.dumps(made))  # as a worker gets it
+
+
+@pytest.mark.parametrize("moved", [1.0, 1.003])
+def test_gradient_is_the_difference(argon: Path, moved: float) -> None:
+    """At the generating parameters, and beside them."""
+    values = ModelFile.of(argon).load().values()
+    trajectory = drawn(argon, parameters=values)
+    here = {name: value * moved for name, value in values.items()}
+    unit = objective(argon)
+
+    def loss(parameters: dict[str, torch.Tensor]) -> float:
+        return unit.compute({NAME: trajectory}, parameters).loss
+
+    gradient = unit.compute({NAME: trajectory}, here).gradient
+    for name in values:
+        expected = finite_difference(loss, here, name, (0,), 1e-5 * float(here[name]))
+        assert float(gradient[name]) == pytest.approx(expected, rel=FD_RTOL)
+
+
+def test_gradient_by_a_subset_of_another_model(model_file: Callable[..., Path]) -> None:
+    path = model_file("message-passing")
+    model = ModelFile.of(path).load()
+    here = model.values(["biases", "readout_bias"])
+    trajectory = drawn(path, 12, element="Si", a=4.6, repeat=1, spread=0.1, parameters={})
+    here["biases"] = here["biases"] + 0.01
+    unit = objective(path, targets=TARGETS[:2])
+
+    def loss(parameters: dict[str, torch.Tensor]) -> float:
+        return unit.compute({NAME: trajectory}, parameters).loss
+
+    gradient = unit.compute({NAME: trajectory}, here).gradient
+    assert set(gradient) == set(here)
+    for name, found in gradient.items():
+        place = np.unravel_index(int(found.abs().argmax()), found.shape)
+        expected = finite_difference(loss, here, name, place, 1e-3)
+        assert float(found[place]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_several_trajectories_and_temperatures(argon: Path) -> None:
+    """Averages at each temperature, gradients through all frames."""
+    values = ModelFile.of(argon).load().values()
+    there = {"a": (0, 90.0), "b": (1, 90.0), "c": (2, 120.0)}
+    observables = {
+        name: drawn(argon, 10 + seed, parameters=values, seed=seed, temperature=temperature)
+        for name, (seed, temperature) in there.items()
+    }
+    targets = [
+        replace(target, name=f"{target.name}-{t:g}", temperature=t)
+        for target in TARGETS
+        for t in (90.0, 120.0)
+    ]
+    unit = objective(argon, *there, targets=targets, equilibration=0.0)
+    here = {name: value * 1.002 for name, value in values.items()}
+    outcome = unit.compute(observables, here)
+    assert len(outcome.values["n_eff"]) == 2
+    alone = objective(argon, "c", targets=targets[1::2], equilibration=0.0)
+    hot = alone.compute({"c": observables["c"]}, here)
+    for target in targets[1::2]:
+        assert outcome.values[target.name] == pytest.approx(hot.values[target.name], rel=1e-12)
+
+    def loss(parameters: dict[str, torch.Tensor]) -> float:
+        return unit.compute(observables, parameters).loss
+
+    expected = finite_difference(loss, here, "sigma", (0,), 3e-5)
+    assert float(outcome.gradient["sigma"]) == pytest.approx(expected, rel=FD_RTOL)
+
+
+def test_generating_parameters_have_equal_weights(argon: Path) -> None:
+    values = ModelFile.of(argon).load().values()
+    trajectory = drawn(argon, 20, parameters=values)
+    outcome = objective(argon, threshold=1.0 - 1e-12, equilibration=0.0).compute(
+        {NAME: trajectory}, values
+    )
+    assert outcome.ready
+    assert outcome.values["n_eff"] == pytest.approx([1.0], abs=1e-14)
+    np.testing.assert_allclose(
+        outcome.values["spread"], spread(trajectory, 3).mean(axis=0), rtol=1e-12
+    )
+    assert outcome.values["energy"] == pytest.approx(trajectory.energies.mean() / 32, rel=1e-12)
+
+
+def test_equilibration_is_cut(argon: Path) -> None:
+    values = ModelFile.of(argon).load().values()
+    trajectory = drawn(argon, 20, parameters=values)
+    outcome = objective(argon, equilibration=0.25).compute({NAME: trajectory}, values)
+    assert outcome.values["n_frames"] == 15
+    assert outcome.values["energy"] == pytest.approx(trajectory.energies[5:].mean() / 32)
+
+
+def test_only_stale_trajectories_are_made_anew(argon: Path) -> None:
+    values = ModelFile.of(argon).load().values()
+    here = {name: value * 1.05 for name, value in values.items()}
+    observables = {
+        "old": drawn(argon, 20, parameters=values),
+        "new": drawn(argon, 20, parameters=here, seed=1),
+    }
+    outcome = objective(argon, "old", "new", threshold=0.9).compute(observables, here)
+    assert outcome.refresh == ("old",)
+    assert not outcome.ready
+    assert outcome.values["n_eff"][0] < 0.9
+    assert outcome.values["n_eff"][1] == pytest.approx(1.0)
+    assert objective(argon, "old", threshold=0.0).compute(observables, here).ready
+
+
+def test_without_parameters_there_is_no_gradient(argon: Path) -> None:
+    outcome = objective(argon).compute({NAME: drawn(argon, 20)}, {})
+    assert outcome.gradient is None
+    assert outcome.loss > 0.0
+
+
+def test_another_model_is_refused(argon: Path, model_file: Callable[..., Path]) -> None:
+    other = model_file("lennard-jones", **{**argon_options(), "cutoff": 6.0})
+    with pytest.raises(BridgeError, match="same model file"):
+        objective(argon).compute({NAME: drawn(other)}, {})
+
+
+def test_bad_trajectories(argon: Path) -> None:
+    made = drawn(argon, 10)
+    without = replace(made, temperatures=np.full(10, np.nan))
+    with pytest.raises(ConfigurationError, match="thermostat"):
+        objective(argon).compute({NAME: without}, {})
+    with pytest.raises(ConfigurationError, match="same atoms"):
+        objective(argon, "a", "b").compute({"a": made, "b": drawn(argon, 5, repeat=1)}, {})
+    targets = [replace(TARGETS[1], temperature=TEMPERATURE + 1.0)]
+    with pytest.raises(ConfigurationError, match="91 K"):
+        objective(argon, targets=targets).compute({NAME: made}, {})
+    hot = drawn(argon, 10, temperature=120.0)
+    with pytest.raises(ConfigurationError, match="one of 90 K, 120 K"):
+        objective(argon, "a", "b").compute({"a": made, "b": hot}, {})
+    with pytest.raises(InputError, match="shape of the observable"):
+        targets = [replace(TARGETS[0], value=np.zeros(4))]
+        objective(argon, targets=targets).compute({NAME: made}, {})
+
+
+def total(trajectory: Trajectory) -> np.ndarray:
+    return np.array(1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threshold": 1.5}, "threshold"),
+        ({"equilibration": 1.0}, "equilibration"),
+        ({"targets": ()}, "at least one"),
+        ({"targets": (TARGETS[0], TARGETS[0])}, "different names"),
+        ({"targets": (replace(TARGETS[0], scale=0.0),)}, "scale"),
+        ({"targets": (replace(TARGETS[0], weight=-1.0),)}, "weight"),
+        ({"targets": (replace(TARGETS[0], value=np.array(np.nan)),)}, "finite"),
+    ],
+)
+def test_bad_settings(argon: Path, options: dict, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        objective(argon, **options)
+
+
+def test_observable_without_frames(argon: Path) -> None:
+    targets = (Target("total", Observable(total), np.array(1.0)),)
+    with pytest.raises(InputError, match="one value for each of"):
+        objective(argon, targets=targets).compute({NAME: drawn(argon)}, {})
