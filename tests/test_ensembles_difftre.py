@@ -38,7 +38,9 @@ def squared(trajectory: Trajectory, energies: torch.Tensor) -> torch.Tensor:
 
 
 TARGETS = (
-    Target("spread", Observable(spread, (("powers", 3),)), np.array([0.05, 0.002, 1e-4]), scale=0.1),
+    Target(
+        "spread", Observable(spread, (("powers", 3),)), np.array([0.05, 0.002, 1e-4]), scale=0.1
+    ),
     Target("energy", Observable(per_atom, of_energies=True), np.array(-0.05), scale=0.01),
     Target("square", Observable(squared, of_energies=True), np.array(2.0), weight=0.3),
 )
@@ -184,8 +186,8 @@ def test_bad_trajectories(argon: Path) -> None:
     hot = drawn(argon, 10, temperature=120.0)
     with pytest.raises(ConfigurationError, match="one of 90 K, 120 K"):
         objective(argon, "a", "b").compute({"a": made, "b": hot}, {})
+    targets = [replace(TARGETS[0], value=np.zeros(4))]
     with pytest.raises(InputError, match="shape of the observable"):
-        targets = [replace(TARGETS[0], value=np.zeros(4))]
         objective(argon, targets=targets).compute({NAME: made}, {})
 
 

@@ -94,9 +94,7 @@ def test_chunks_make_no_difference(case: tuple) -> None:
     with model.differentiable(names) as leaves:
         for chunk in (1, 2, 3, 100, None):
             frames = Frames.of_atoms(model.loaded, atoms, chunk=chunk)
-            found.append(
-                frames.gradient(list(leaves.values()), weights, directions.reshape(-1, 3))
-            )
+            found.append(frames.gradient(list(leaves.values()), weights, directions.reshape(-1, 3)))
     for other in found[1:]:
         for one, expected in zip(other, found[0], strict=True):
             scale = float(expected.abs().max())
@@ -135,7 +133,10 @@ def test_bad_frames(model_file: Callable[..., Path]) -> None:
     atoms = bulk("Ar", "fcc", cubic=True, a=5.5)
     with pytest.raises(ConfigurationError, match="chunk"):
         Frames.of_atoms(model.loaded, [atoms], chunk=0)
-    huge = {"epsilon": torch.tensor([1e308], dtype=torch.float64), "sigma": torch.tensor([1e6], dtype=torch.float64)}
+    huge = {
+        name: torch.tensor([value], dtype=torch.float64)
+        for name, value in (("epsilon", 1e308), ("sigma", 1e6))
+    }
     model = file.load(huge)
     with pytest.raises(NonFiniteResultError, match="frame 0"):
         Frames.of_atoms(model.loaded, [atoms]).energies()

@@ -110,9 +110,7 @@ def test_energies_of_another_model(argon: Path, model_file: Callable[..., Path])
     """A trajectory of one model as the reference of another: the way to distil a model."""
     teacher = model_file("lennard-jones", **{**argon_options(), "epsilon": [0.012]})
     trajectory = drawn(teacher, 8)
-    unit = sent(
-        EnergyForceObjective("match", argon, "t", observable=True, force_weight=0.0)
-    )
+    unit = sent(EnergyForceObjective("match", argon, "t", observable=True, force_weight=0.0))
     assert unit.needs == ("t",)
     wrong = ModelFile.of(argon).load().values()
     right = {**wrong, "epsilon": torch.tensor([0.012], dtype=torch.float64)}

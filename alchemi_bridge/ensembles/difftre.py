@@ -177,21 +177,21 @@ class Reweighting:
                 for sum_, one in zip(total, sample.frames.gradient(tensors, part), strict=True):
                     sum_ += one
         return {
-            name: one.to(leaf.dtype) for (name, leaf), one in zip(leaves.items(), total, strict=True)
+            name: one.to(leaf.dtype)
+            for (name, leaf), one in zip(leaves.items(), total, strict=True)
         }
 
     def _temperature(self, target: Target) -> float:
         there = sorted(set(self.ensembles.temperatures.tolist()))
-        if target.temperature is None and len(there) == 1:
-            return there[0]
-        if target.temperature not in there:
+        wanted = there[0] if target.temperature is None and len(there) == 1 else target.temperature
+        if wanted is None or wanted not in there:
             raise ConfigurationError(
                 f"temperature of target '{target.name}'",
                 expected=f"one of {', '.join(f'{one:g} K' for one in there)}",
                 got="none" if target.temperature is None else f"{target.temperature:g} K",
                 fix="name the temperature of one of the trajectories",
             )
-        return target.temperature
+        return wanted
 
 
 def _ensembles(samples: Sequence[Sample]) -> tuple[Ensembles, list[set[int]]]:

@@ -39,7 +39,7 @@ ATOMS_IN_CHUNK = 2048
 KEPT_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Runner:
     """What the search of pairs wants to know, see :class:`~alchemi_bridge.batch.ModelRunner`."""
 

@@ -145,7 +145,11 @@ class EnergyForceObjective(Objective):
             return frames, torch.from_numpy(np.asarray(trajectory.energies)), None
         labels = self._labels
         digest = digest_of(
-            *(part for one in labels.frames for part in (one.numbers, one.positions, one.cell, one.pbc))
+            *(
+                part
+                for one in labels.frames
+                for part in (one.numbers, one.positions, one.cell, one.pbc)
+            )
         )
         frames = CACHE.frames(
             model.loaded,
