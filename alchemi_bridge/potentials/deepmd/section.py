@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.potentials import _options
@@ -25,13 +25,17 @@ class Section:
         Here and in all methods, if a key is missing, unknown, or out of its range.
     """
 
+    #: What to do about a section that is none, and about a key that is unknown.
+    advice = "write it as in DeePMD-kit's input files"
+    unknown_advice = "remove it, or check its spelling and the version of DeePMD-kit (3.2 is known)"
+
     def __init__(self, values: Any, where: str) -> None:
         if not isinstance(values, Mapping):
             raise ConfigurationError(
                 where,
                 expected="a section with keys and values",
                 got=f"{type(values).__name__} {str(values)[:40]!r}",
-                fix="write it as in DeePMD-kit's input files",
+                fix=self.advice,
             )
         self.values, self.where = values, where
         self.used: set[str] = set()
@@ -45,9 +49,9 @@ class Section:
         """An error about a key, to be raised."""
         return ConfigurationError(f"{self.where}.{key}", expected=expected, got=got, fix=fix)
 
-    def section(self, key: str) -> Section:
+    def section(self, key: str) -> Self:
         """The section under a key."""
-        return Section(self.get(key), f"{self.where}.{key}")
+        return type(self)(self.get(key), f"{self.where}.{key}")
 
     def finish(self, ignored: tuple[str, ...], neutral: Mapping[str, tuple[Any, ...]]) -> None:
         """Refuse keys that are neither used nor ignored, nor neutral with a neutral value."""
@@ -60,7 +64,7 @@ class Section:
                     key,
                     f"only keys that are known here ({', '.join(known)})",
                     "an unknown key",
-                    "remove it, or check its spelling and the version of DeePMD-kit (3.2 is known)",
+                    self.unknown_advice,
                 )
             if value not in neutral[key]:
                 raise self.refuse(

@@ -1,0 +1,1 @@
+"""Fits of a model's parameters to targets, described by a file."""
