@@ -167,9 +167,9 @@ class RemoteEvaluator(Evaluator):
         return float(self._worker.ask("step", self._number, atoms))
 
 
-def serve(make: Callable[..., Evaluator]) -> None:
-    """The other end of :class:`Worker`: make evaluators and run them until nobody asks."""
-    evaluators: dict[int, Evaluator] = {}
+def serve(make: Callable[..., Any]) -> None:
+    """The other end of :class:`Worker`: make evaluators, and call them until nobody asks."""
+    evaluators: dict[int, Any] = {}
     numbers = itertools.count()
     with Client(os.environ[ADDRESS], "AF_UNIX", authkey=bytes.fromhex(os.environ[KEY])) as pipe:
         while True:

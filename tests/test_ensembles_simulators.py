@@ -1,0 +1,358 @@
+"""Molecular dynamics as units of work: ASE, LAMMPS and nvalchemi."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase import units
+from ase.build import bulk
+from lammps_runs import missing as lammps_missing
+from lammps_runs import needs_lammps
+
+from alchemi_bridge import BridgeCalculator
+from alchemi_bridge.engines import nvalchemi_version
+from alchemi_bridge.ensembles import models
+from alchemi_bridge.ensembles.models import ModelFile
+from alchemi_bridge.ensembles.simulators import (
+    ENGINES,
+    AseSimulator,
+    LammpsSimulator,
+    NvalchemiSimulator,
+    multi_temperature,
+)
+from alchemi_bridge.ensembles.simulators.plan import State
+from alchemi_bridge.ensembles.trajectory import Trajectory
+from alchemi_bridge.errors import (
+    BridgeError,
+    ConfigurationError,
+    EvaluationError,
+    ModelLoadError,
+    SpeciesError,
+    StructureFileError,
+)
+from alchemi_bridge.parity.oracles.lennard_jones import LennardJonesOracle
+
+Export = Callable[..., Path]
+
+#: The same numbers, summed in another order.
+ENERGY_RTOL = 1e-10
+
+EPSILON, SIGMA = 0.0119, 3.33
+
+# Warp and torch.compile, which nvalchemi's integrators use, warn of their own future
+WARNS = [
+    pytest.mark.filterwarnings(f"ignore::{w}Warning") for w in ("User", "Deprecation", "Future")
+]
+WARNS.append(pytest.mark.filterwarnings("ignore::ImportWarning"))
+needs_nvalchemi = pytest.mark.skipif(
+    nvalchemi_version.missing() is not None, reason=str(nvalchemi_version.missing())
+)
+every_engine = pytest.mark.parametrize(
+    "engine",
+    [
+        "ase",
+        pytest.param("lammps", marks=needs_lammps),
+        pytest.param("nvalchemi", marks=[needs_nvalchemi, *WARNS]),
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def argon_file(model_file: Export) -> Path:
+    return model_file(
+        "lennard-jones", types=[18], epsilon=[0.0104], sigma=[3.4], cutoff=6.5, trainable=True
+    )
+
+
+def argon(repeat: int = 2, a: float = 5.4) -> ase.Atoms:
+    atoms = bulk("Ar", "fcc", a=a, cubic=True) * (repeat, repeat, repeat)
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+def parameters(epsilon: float = EPSILON, sigma: float = SIGMA) -> dict[str, torch.Tensor]:
+    given = {"epsilon": epsilon, "sigma": sigma}
+    return {name: torch.tensor([v], dtype=torch.float64) for name, v in given.items()}
+
+
+def simulator(engine: str, model: Path, name: str = "sim", **options: Any) -> Any:
+    given: dict[str, Any] = {
+        "structure": argon(), "temperature": 60.0, "timestep": 4.0, "steps": 40, "every": 10,
+        "equilibration": 10, **options,
+    }  # fmt: skip
+    return ENGINES[engine](name=name, model=model, **given)
+
+
+def run(unit: Any, values: Any = None, state: State | None = None) -> tuple[Trajectory, State]:
+    """In a worker: everything goes there and comes back pickled."""
+    unit = pickle.loads(pickle.dumps(unit))
+    (found,), state = unit.run(values or {}, pickle.loads(pickle.dumps(state)))
+    return pickle.loads(pickle.dumps(found)), state
+
+
+@every_engine
+def test_trajectories_carry_what_made_them(engine: str, argon_file: Path) -> None:
+    """Energies are those of a fresh calculator, and of the oracle, for the stored frames."""
+    unit = simulator(engine, argon_file)
+    unit.check()
+    for values in ({}, parameters()):
+        found, state = run(unit, values)
+        assert len(found) == 4
+        np.testing.assert_array_equal(found.times, [80.0, 120.0, 160.0, 200.0])
+        np.testing.assert_array_equal(found.temperatures, 60.0)
+        [origin] = found.origins
+        assert (origin.engine, origin.simulator, origin.run) == (engine, "sim", 0)
+        assert origin.has_parameters(values)
+        assert origin.sha256 == ModelFile(argon_file).load().sha256
+        assert (state.run, state.time) == (0, 200.0)
+        options = {"epsilon": [EPSILON], "sigma": [SIGMA]} if values else {"epsilon": [0.0104]}
+        oracle = LennardJonesOracle(types=[18], cutoff=6.5, **{"sigma": [3.4], **options})
+        models.forget()
+        calculator = BridgeCalculator(ModelFile(argon_file).load(values).loaded)
+        for atoms, energy in zip(found.to_ase(), found.energies, strict=True):
+            assert energy == pytest.approx(oracle.evaluate(atoms).energy, rel=ENERGY_RTOL)
+            atoms.calc = calculator
+            assert energy == pytest.approx(atoms.get_potential_energy(), rel=ENERGY_RTOL)
+        moved = np.abs(np.diff(found.positions, axis=0)).max(axis=(1, 2))
+        assert (moved > 1e-3).all()
+        assert (moved < 2.0).all()
+
+
+@every_engine
+def test_runs_are_reproducible_and_differ_by_name(engine: str, argon_file: Path) -> None:
+    first, state = run(simulator(engine, argon_file))
+    again, _ = run(simulator(engine, argon_file))
+    np.testing.assert_array_equal(first.positions, again.positions)
+    others = [
+        simulator(engine, argon_file, "other"),
+        simulator(engine, argon_file, seed=1),
+    ]
+    seen = [first, *(run(unit)[0] for unit in others), run(others[0], {}, state)[0]]
+    for k, one in enumerate(seen):
+        for other in seen[:k]:
+            assert np.abs(one.positions - other.positions).max() > 1e-3
+    later = [run(simulator(engine, argon_file), {}, state)[0] for _ in range(2)]
+    np.testing.assert_array_equal(later[0].positions, later[1].positions)
+
+
+@every_engine
+def test_a_later_run_continues(engine: str, argon_file: Path) -> None:
+    """NVE in two runs is NVE in one."""
+    options = {"ensemble": "nve", "equilibration": 0, "timestep": 2.0}
+    whole, end = run(simulator(engine, argon_file, steps=80, **options))
+    first, state = run(simulator(engine, argon_file, **options))
+    second, state = run(simulator(engine, argon_file, **options), {}, state)
+    joined = Trajectory.concatenate([first, second])
+    # roundoff of units, which chaos makes larger: 160 fs are far less than a collision
+    np.testing.assert_allclose(joined.positions, whole.positions, atol=1e-9)
+    np.testing.assert_allclose(state.members[0].velocities, end.members[0].velocities, atol=1e-10)
+    np.testing.assert_array_equal(joined.times, whole.times)
+    assert np.isnan(whole.temperatures).all()
+    assert [o.run for o in joined.origins] == [0, 1]
+    anew, _ = run(simulator(engine, argon_file, continue_from_last=False, **options), {}, state)
+    assert anew.times[0] == 20.0
+    assert np.abs(anew.positions - first.positions).max() > 1e-3
+
+
+@needs_lammps
+@pytest.mark.parametrize("shape", ["triclinic", "left-handed", "slab"])
+def test_lammps_moves_atoms_as_ase_does(shape: str, argon_file: Path) -> None:
+    """The same start, NVE, in LAMMPS' own frame and back."""
+    atoms = argon()
+    cell = atoms.cell.array.copy()
+    if shape == "triclinic":
+        cell[2] += 0.3 * cell[0] - 0.2 * cell[1]
+        cell = cell @ np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    if shape == "left-handed":
+        cell = cell[[1, 0, 2]]
+    if shape == "slab":
+        atoms.pbc = (True, False, True)
+    atoms.set_cell(cell, scale_atoms=shape == "triclinic")
+    atoms.positions += atoms.cell.array[0] * 2.3  # outside, and through the faces
+    options = {"structure": atoms, "ensemble": "nve", "timestep": 2.0}
+    one, _ = run(simulator("ase", argon_file, **options), parameters())
+    other, _ = run(simulator("lammps", argon_file, **options), parameters())
+    np.testing.assert_allclose(one.positions, other.positions, atol=1e-8)
+    np.testing.assert_allclose(one.cells, other.cells, atol=1e-12)
+    np.testing.assert_allclose(one.energies, other.energies, rtol=1e-9)
+
+
+@every_engine
+def test_replicas(engine: str, argon_file: Path) -> None:
+    found, state = run(simulator(engine, argon_file, replicas=3))
+    assert len(found) == 12
+    assert [o.simulator for o in found.origins] == ["sim/0", "sim/1", "sim/2"]
+    np.testing.assert_array_equal(np.bincount(found.origin), [4, 4, 4])
+    assert len(state.members) == 3
+    ends = [m.positions for m in state.members]
+    assert np.abs(ends[0] - ends[1]).max() > 1e-3
+    assert len(found.after(2)) == 6
+
+
+def kelvin(state: State, masses: np.ndarray) -> np.ndarray:
+    """(n_members,) kinetic temperatures, all 3N degrees of freedom."""
+    return np.array([(masses[:, None] * m.velocities**2).mean() / units.kB for m in state.members])
+
+
+@every_engine
+def test_langevin_dynamics_have_the_temperature(engine: str, argon_file: Path) -> None:
+    """Of 1152 velocities each, which friction has made forget the start ten times over.
+
+    Half of the replicas start from the crystal at rest in the wells, and so at twice the energy
+    that they keep: only the thermostat brings them back.
+    """
+    asked, replicas = 45.0, 12
+    unit = simulator(
+        engine, argon_file, temperature=asked, friction=10.0, steps=1, every=1,
+        equilibration=250, replicas=replicas,
+    )  # fmt: skip
+    _, state = run(unit)
+    found = kelvin(state, unit.atoms.get_masses()) / asked
+    # a variance of 2 over the number of degrees of freedom
+    error = np.sqrt(2.0 / (96 * replicas))
+    assert found.mean() == pytest.approx(1.0, abs=4.0 * error)
+    assert found.std(ddof=1) == pytest.approx(np.sqrt(2.0 / 96), rel=0.7)
+    # equipartition: no direction is special
+    masses = unit.atoms.get_masses()[:, None]
+    by_axis = np.mean([(masses * m.velocities**2).mean(axis=0) for m in state.members], axis=0)
+    np.testing.assert_allclose(by_axis / units.kB / asked, 1.0, atol=4.0 * np.sqrt(3.0) * error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ase", pytest.param("lammps", marks=needs_lammps)])
+def test_npt_has_the_pressure(engine: str, argon_file: Path) -> None:
+    """The mean of the virial's pressure and the ideal gas' is the one that was asked for."""
+    asked = 0.2  # GPa
+    unit = simulator(
+        engine, argon_file, ensemble="npt", pressure=asked, temperature=40.0, timestep=4.0,
+        steps=12000, every=20, equilibration=4000,
+    )  # fmt: skip
+    found, _ = run(unit)
+    calculator = BridgeCalculator(argon_file)
+    pressures = []
+    for atoms in found[::2].to_ase():
+        atoms.calc = calculator
+        virial = -atoms.get_stress()[:3].mean()
+        pressures.append(virial + len(atoms) * units.kB * 40.0 / atoms.get_volume())
+    blocks = np.array_split(np.array(pressures) / units.GPa, 6)
+    means = np.array([b.mean() for b in blocks])
+    error = means.std(ddof=1) / np.sqrt(len(means))
+    assert error < 0.02
+    assert means.mean() == pytest.approx(asked, abs=4.0 * error + 0.004)
+    assert found.volumes.std() > 1.0
+
+
+@pytest.mark.parametrize("engine", ["ase", pytest.param("lammps", marks=needs_lammps)])
+def test_npt_scales_cells(engine: str, argon_file: Path) -> None:
+    atoms = argon()
+    cell = atoms.cell.array.copy()
+    cell[1] += 0.2 * cell[0]
+    atoms.set_cell(cell, scale_atoms=True)
+    unit = simulator(
+        engine, argon_file, ensemble="npt", pressure=2.0, structure=atoms, steps=200, every=50
+    )
+    found, state = run(unit)
+    assert found.origins[0].pressure == 2.0
+    assert found.volumes[-1] < 0.97 * atoms.get_volume()
+    shapes = found.cells / np.cbrt(found.volumes)[:, None, None]
+    np.testing.assert_allclose(shapes, [cell / np.cbrt(atoms.get_volume())] * 4, atol=1e-9)
+    np.testing.assert_allclose(state.members[0].cell, found.cells[-1], atol=1e-12)
+    models.forget()
+    for frame, energy in zip(found.to_ase(), found.energies, strict=True):
+        expected = LennardJonesOracle(
+            types=[18], epsilon=[0.0104], sigma=[3.4], cutoff=6.5
+        ).evaluate(frame)
+        assert energy == pytest.approx(expected.energy, rel=ENERGY_RTOL)
+
+
+def test_many_temperatures(argon_file: Path) -> None:
+    options = {"model": argon_file, "structure": argon(), "steps": 20}
+    units_ = multi_temperature(AseSimulator, [30.0, 60.0], "argon", n=2, **options)
+    assert [u.name for u in units_] == ["argon.0.0", "argon.0.1", "argon.1.0", "argon.1.1"]
+    assert [u.temperature for u in units_] == [30.0, 30.0, 60.0, 60.0]
+    assert units_[0].observables == ("trajectory.AseSimulator.argon.0.0",)
+    joined = Trajectory.concatenate([run(u)[0] for u in units_])
+    np.testing.assert_array_equal(joined.temperatures, [30.0] * 4 + [60.0] * 4)
+    assert len(np.unique(joined.energies)) == 8
+    names = [u.name for u in multi_temperature(AseSimulator, [30.0, 60.0], "a", **options)]
+    assert names == ["a.0", "a.1"]
+    with pytest.raises(ConfigurationError, match="at least one"):
+        multi_temperature(AseSimulator, [], "a", **options)
+
+
+def test_shorter_equilibration_of_later_runs(argon_file: Path) -> None:
+    unit = simulator("ase", argon_file, again=2)
+    first, state = run(unit)
+    second, state = run(unit, parameters(), state)
+    np.testing.assert_array_equal(first.times[[0, -1]], [80.0, 200.0])
+    np.testing.assert_array_equal(second.times[[0, -1]], [248.0, 368.0])
+    assert state.run == 1
+
+
+@every_engine
+def test_dynamics_that_blow_up(engine: str, argon_file: Path) -> None:
+    """Two atoms nearly at the same place: said with the simulation's name, and the step."""
+    atoms = argon()
+    atoms.positions[1] = atoms.positions[0] + [1e-3, 0.0, 0.0]
+    unit = simulator(engine, argon_file, "broken", structure=atoms, ensemble="nve", steps=200)
+    with pytest.raises(EvaluationError, match=r"simulator 'broken'.*step"):
+        run(unit)
+    # the worker is still good for others
+    assert len(run(simulator(engine, argon_file))[0]) == 4
+
+
+def test_what_can_not_be_simulated(argon_file: Path, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"timestep": 0.0}, "timestep of simulator 'sim'"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 10.5}, "steps"),
+        ({"every": 50}, "every"),
+        ({"equilibration": -1}, "equilibration"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"friction": 0.0}, "friction"),
+        ({"ensemble": "nvt"}, "nvt-langevin, nve, npt"),
+        ({"ensemble": "npt"}, "pressure"),
+        ({"pressure": 1.0}, "pressure"),
+        ({"replicas": 0}, "replicas"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            simulator("ase", argon_file, **changes)
+    slab = argon()
+    slab.pbc = (True, True, False)
+    with pytest.raises(ConfigurationError, match="periodic in three"):
+        simulator("ase", argon_file, ensemble="npt", pressure=1.0, structure=slab)
+    with pytest.raises(ConfigurationError, match="which nvalchemi has"):
+        simulator("nvalchemi", argon_file, ensemble="npt", pressure=1.0)
+    with pytest.raises(StructureFileError, match="nowhere"):
+        simulator("ase", argon_file, structure=tmp_path / "nowhere.xyz")
+    with pytest.raises(SpeciesError, match=r"\[29\]"):
+        simulator("ase", argon_file, structure=bulk("Cu", cubic=True)).check()
+    with pytest.raises(ModelLoadError, match="nowhere"):
+        simulator("ase", tmp_path / "nowhere.pt").check()
+    isotopes = argon()
+    isotopes.set_masses([36.0, *[40.0] * (len(isotopes) - 1)])
+    with pytest.raises(ConfigurationError, match="masses"):
+        simulator("lammps", argon_file, structure=isotopes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [(LammpsSimulator, lammps_missing()), (NvalchemiSimulator, nvalchemi_version.missing())],
+)
+def test_engines_that_are_not_there(
+    kind: Any, why: str | None, argon_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = kind(name="sim", model=argon_file, structure=argon(), temperature=30.0)
+    if not why:
+        monkeypatch.setattr(kind, "unavailable", lambda self: "it is not installed")
+    with pytest.raises(BridgeError, match=rf"'{kind.engine}' of simulator 'sim'.*installed"):
+        unit.check()
