@@ -14,6 +14,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from known_potentials import make_system, run
+from lammps_runs import needs_lammps
 
 from alchemi_bridge import BridgeCalculator, potentials
 from alchemi_bridge.ensembles import models
@@ -26,7 +27,9 @@ from alchemi_bridge.errors import (
     UntrustedModelError,
 )
 from alchemi_bridge.model.trust import read_records
+from alchemi_bridge.parity.lammps_path import _worker
 from alchemi_bridge.parity.oracles.lennard_jones import LennardJonesOracle
+from alchemi_bridge.parity.remote import RemoteEvaluator
 
 Export = Callable[..., Path]
 
@@ -196,6 +199,17 @@ def test_written_files_are_the_model_with_other_values(
     # a file that was written can be written again, and back
     back = write_model(path, ModelFile(source).load().values(), tmp_path / "back.pt")
     assert energy(back, argon) == energy(source, argon)
+
+
+@needs_lammps
+def test_written_files_in_lammps(model_file: Export, tmp_path: Path, argon: Atoms) -> None:
+    """The energy that LAMMPS prints is that of the model in memory with the same values."""
+    source = model_file("lennard-jones", trainable=True)
+    path = write_model(source, values(), tmp_path / "new.pt")
+    expected = energy(ModelFile(source).load(values()).loaded, argon)
+    in_lammps = RemoteEvaluator(_worker("lammps"), "alchemi", str(path), {}, ("energies",))
+    [found] = in_lammps.evaluate([argon])
+    assert found.energy == pytest.approx(expected, rel=1e-10)
 
 
 def test_written_copper(model_file: Export, tmp_path: Path) -> None:

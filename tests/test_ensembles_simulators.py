@@ -44,6 +44,10 @@ Export = Callable[..., Path]
 #: The same numbers, summed in another order.
 ENERGY_RTOL = 1e-10
 
+#: The two programs take their units from different editions of the constants of nature: relative
+#: differences of 1e-7 in a time, of displacements of 1 Å.
+UNITS = 2e-7
+
 EPSILON, SIGMA = 0.0119, 3.33
 
 # Warp and torch.compile, which nvalchemi's integrators use, warn of their own future
@@ -127,9 +131,11 @@ def test_trajectories_carry_what_made_them(engine: str, argon_file: Path) -> Non
 
 @every_engine
 def test_runs_are_reproducible_and_differ_by_name(engine: str, argon_file: Path) -> None:
+    """With the same random numbers; the bridge measures which way of evaluation is fastest, and the
+    ways differ in their last digits, which 50 steps do not yet make larger."""
     first, state = run(simulator(engine, argon_file))
     again, _ = run(simulator(engine, argon_file))
-    np.testing.assert_array_equal(first.positions, again.positions)
+    np.testing.assert_allclose(first.positions, again.positions, rtol=0.0, atol=1e-9)
     others = [
         simulator(engine, argon_file, "other"),
         simulator(engine, argon_file, seed=1),
@@ -139,7 +145,7 @@ def test_runs_are_reproducible_and_differ_by_name(engine: str, argon_file: Path)
         for other in seen[:k]:
             assert np.abs(one.positions - other.positions).max() > 1e-3
     later = [run(simulator(engine, argon_file), {}, state)[0] for _ in range(2)]
-    np.testing.assert_array_equal(later[0].positions, later[1].positions)
+    np.testing.assert_allclose(later[0].positions, later[1].positions, rtol=0.0, atol=1e-9)
 
 
 @every_engine
@@ -179,9 +185,9 @@ def test_lammps_moves_atoms_as_ase_does(shape: str, argon_file: Path) -> None:
     options = {"structure": atoms, "ensemble": "nve", "timestep": 2.0}
     one, _ = run(simulator("ase", argon_file, **options), parameters())
     other, _ = run(simulator("lammps", argon_file, **options), parameters())
-    np.testing.assert_allclose(one.positions, other.positions, atol=1e-8)
-    np.testing.assert_allclose(one.cells, other.cells, atol=1e-12)
-    np.testing.assert_allclose(one.energies, other.energies, rtol=1e-9)
+    np.testing.assert_allclose(one.positions, other.positions, rtol=0.0, atol=UNITS)
+    np.testing.assert_allclose(one.cells, other.cells, rtol=0.0, atol=1e-12)
+    np.testing.assert_allclose(one.energies, other.energies, rtol=UNITS)
 
 
 @every_engine
@@ -205,8 +211,8 @@ def kelvin(state: State, masses: np.ndarray) -> np.ndarray:
 def test_langevin_dynamics_have_the_temperature(engine: str, argon_file: Path) -> None:
     """Of 1152 velocities each, which friction has made forget the start ten times over.
 
-    Half of the replicas start from the crystal at rest in the wells, and so at twice the energy
-    that they keep: only the thermostat brings them back.
+    The crystal at rest in its wells takes half of the velocities that they start with: only the
+    thermostat brings them back.
     """
     asked, replicas = 45.0, 12
     unit = simulator(

@@ -76,7 +76,9 @@ class DynamicsSimulator(Simulator):
         velocities.
     seed
         Another number gives other random numbers. Those of a run depend on it, on the name, and on
-        how often it has run before: the same ones whenever the whole is repeated.
+        how often it has run before: the same ones whenever the whole is repeated. Trajectories are
+        then the same to roundoff, which chaotic motion makes larger in time: the bridge measures
+        which way of evaluating the model is fastest, and these differ in the last digits.
     hints
         Resources; ``None`` for the run's default.
     """

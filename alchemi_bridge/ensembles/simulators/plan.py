@@ -10,7 +10,6 @@ from typing import Any
 import ase
 import numpy as np
 from ase import units
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
 from alchemi_bridge.errors import ConfigurationError
 
@@ -156,10 +155,12 @@ def start_of(structure: ase.Atoms, temperature: float, seed: int) -> ase.Atoms:
     """
     atoms = structure.copy()
     if temperature > 0.0:
-        random = np.random.default_rng(seed)
-        MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=random)
+        masses = atoms.get_masses()[:, None]
+        normal = np.random.default_rng(seed).standard_normal((len(atoms), 3))
+        velocities = normal * np.sqrt(units.kB * temperature / masses)
         if len(atoms) > 1:
-            Stationary(atoms)
+            velocities -= (masses * velocities).sum(axis=0) / masses.sum()
+        atoms.set_velocities(velocities)
     return atoms
 
 
