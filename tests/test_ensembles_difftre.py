@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ import torch
 from reweighting_parts import TEMPERATURE, argon_options, drawn, finite_difference
 
 from alchemi_bridge.ensembles.models import ModelFile
+from alchemi_bridge.ensembles.observables import PotentialEnergy, RadialDistribution
 from alchemi_bridge.ensembles.objectives.reweighted import ReweightedObjective
-from alchemi_bridge.ensembles.objectives.targets import Observable, Target
+from alchemi_bridge.ensembles.objectives.targets import Target
 from alchemi_bridge.ensembles.trajectory import Trajectory
 from alchemi_bridge.errors import BridgeError, ConfigurationError, InputError
 
@@ -23,26 +24,33 @@ FD_RTOL = 1e-8
 NAME = "trajectory.None.drawn"
 
 
-def spread(trajectory: Trajectory, powers: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Spread:
     """Something that varies over the frames, with several values for each."""
-    moved = trajectory.positions - trajectory.positions.mean(axis=0)
-    return np.stack([(moved**2).mean(axis=(1, 2)) ** k for k in range(1, powers + 1)], axis=1)
+
+    powers: int
+
+    def __call__(self, trajectory: Trajectory) -> np.ndarray:
+        moved = trajectory.positions - trajectory.positions.mean(axis=0)
+        mean = (moved**2).mean(axis=(1, 2))
+        return np.stack([mean**k for k in range(1, self.powers + 1)], axis=1)
 
 
-def per_atom(trajectory: Trajectory, energies: torch.Tensor) -> torch.Tensor:
-    return energies / trajectory.n_atoms
+class Square:
+    """Of the energies: there is a direct derivative, too."""
 
-
-def squared(trajectory: Trajectory, energies: torch.Tensor) -> torch.Tensor:
-    return energies.square()
+    def of_energies(self, trajectory: Trajectory, energies: torch.Tensor) -> torch.Tensor:
+        return energies.square()
 
 
 TARGETS = (
-    Target(
-        "spread", Observable(spread, (("powers", 3),)), np.array([0.05, 0.002, 1e-4]), scale=0.1
-    ),
-    Target("energy", Observable(per_atom, of_energies=True), np.array(-0.05), scale=0.01),
-    Target("square", Observable(squared, of_energies=True), np.array(2.0), weight=0.3),
+    Target("spread", Spread(3), np.array([0.05, 0.002, 1e-4]), scale=0.1),
+    Target("energy", PotentialEnergy(per_atom=True), np.array(-0.05), scale=0.01),
+    Target("square", Square(), np.array(2.0), weight=0.3),
+)
+RDF = (
+    Target("rdf", RadialDistribution(6.0, 30), np.ones(30), scale=0.3),
+    Target("energy", PotentialEnergy(per_atom=True), np.array(-0.05), scale=0.01),
 )
 
 
@@ -60,12 +68,13 @@ def objective(path: Path, *trajectories: str, **options: object) -> ReweightedOb
 
 
 @pytest.mark.parametrize("moved", [1.0, 1.003])
-def test_gradient_is_the_difference(argon: Path, moved: float) -> None:
+@pytest.mark.parametrize("targets", [TARGETS, RDF])
+def test_gradient_is_the_difference(argon: Path, moved: float, targets: tuple) -> None:
     """At the generating parameters, and beside them."""
     values = ModelFile.of(argon).load().values()
     trajectory = drawn(argon, parameters=values)
     here = {name: value * moved for name, value in values.items()}
-    unit = objective(argon)
+    unit = objective(argon, targets=targets)
 
     def loss(parameters: dict[str, torch.Tensor]) -> float:
         return unit.compute({NAME: trajectory}, parameters).loss
@@ -133,7 +142,7 @@ def test_generating_parameters_have_equal_weights(argon: Path) -> None:
     assert outcome.ready
     assert outcome.values["n_eff"] == pytest.approx([1.0], abs=1e-14)
     np.testing.assert_allclose(
-        outcome.values["spread"], spread(trajectory, 3).mean(axis=0), rtol=1e-12
+        outcome.values["spread"], Spread(3)(trajectory).mean(axis=0), rtol=1e-12
     )
     assert outcome.values["energy"] == pytest.approx(trajectory.energies.mean() / 32, rel=1e-12)
 
@@ -213,6 +222,6 @@ def test_bad_settings(argon: Path, options: dict, words: str) -> None:
 
 
 def test_observable_without_frames(argon: Path) -> None:
-    targets = (Target("total", Observable(total), np.array(1.0)),)
+    targets = (Target("total", total, np.array(1.0)),)
     with pytest.raises(InputError, match="one value for each of"):
         objective(argon, targets=targets).compute({NAME: drawn(argon)}, {})

@@ -1,9 +1,10 @@
 """Averages over one ensemble from frames of others, by their Boltzmann weights.
 
 A frame drawn at inverse temperature ``beta`` with energy ``U_gen`` counts
-``exp(-beta (U - U_gen))`` in the ensemble of ``U``. Weights are normalised in each generating ensemble
-(one temperature, one set of parameters): its partition function is unknown, and must not decide how
-much its frames count. ``pV`` of constant pressure is the same in both ensembles and cancels.
+``exp(-beta (U - U_gen))`` in the ensemble of ``U``. Weights are normalised in each generating
+ensemble (one temperature, one set of parameters): its partition function is unknown, and must not
+decide how much its frames count. ``pV`` of constant pressure is the same in both ensembles and
+cancels.
 
 Source: S. Thaler and J. Zavadlav, Nat. Commun. 12, 6884 (2021), doi:10.1038/s41467-021-27241-4
 (DiffTRe; N_eff = exp(-sum w ln w)).

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alchemi_bridge.ensembles.difftre import Reweighting, Sample
+from alchemi_bridge.ensembles.objectives.difftre import Reweighting, Sample
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.models import ModelFile
 from alchemi_bridge.ensembles.objectives.checks import require_weight
@@ -14,12 +14,13 @@ from alchemi_bridge.ensembles.objectives.targets import Target
 from alchemi_bridge.ensembles.work import Objective, Outcome, Parameters, Simulator
 from alchemi_bridge.errors import ConfigurationError
 
-#: Effective over actual number of frames below which they are drawn anew (Thaler and Zavadlav 2021).
+#: Effective over actual number of frames, below which they are drawn anew: that of Thaler and
+#: Zavadlav (2021).
 THRESHOLD = 0.9
 
 
 class ReweightedObjective(Objective):
-    """Targets for averages over trajectories, which need not have been made with the current values.
+    """Targets for averages over trajectories that other parameters may have made.
 
     Trajectories of several simulators are put together. Those of one temperature and of one set of
     generating parameters are one ensemble; its frames are weighted by how likely they are with the

@@ -2,71 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from alchemi_bridge.ensembles.frame_cache import CACHE
 from alchemi_bridge.ensembles.objectives.checks import require_positive, require_weight
+from alchemi_bridge.ensembles.observables import PotentialEnergy
 from alchemi_bridge.ensembles.trajectory import Trajectory
 from alchemi_bridge.errors import ConfigurationError, InputError
 
 
-@dataclass(frozen=True)
-class Observable:
-    """A number, or an array, for each frame of a trajectory.
+class OfEnergies(Protocol):
+    """An observable that depends on the energies of the frames, so on the parameters directly."""
 
-    Attributes
+    def of_energies(self, trajectory: Trajectory, energies: torch.Tensor) -> torch.Tensor:
+        """(n_frames, ...) float64 of (n_frames,) energies (eV), made of torch's operations."""
+        ...
+
+
+#: A value for each frame: of the frames alone, or of their energies as well.
+Observable = Callable[[Trajectory], np.ndarray] | OfEnergies
+
+
+def values_of(
+    observable: Observable, trajectory: Trajectory, energies: torch.Tensor, digest: str
+) -> torch.Tensor:
+    """Values of an observable with the current parameters.
+
+    Parameters
     ----------
-    function
-        Of a module, since it is sent by its name: ``function(trajectory, **options)`` gives
-        (n_frames, ...) float64, which does not depend on the model's parameters.
-    options
-        Name and value of each, hashable.
-    of_energies
-        Then it is ``function(trajectory, energies, **options)`` with (n_frames,) float64 energies
-        (eV) as a tensor, made of torch's operations: it is differentiated by them.
+    observable
+        :class:`~alchemi_bridge.ensembles.observables.PotentialEnergy` means the current energies,
+        not those that the trajectory was made with. What depends on the frames alone is worked out
+        once, if the observable can be hashed.
+    trajectory
+        Frames.
+    energies
+        (n_frames,) float64, eV, of the current parameters; may have a graph.
+    digest
+        Of the frames.
+
+    Returns
+    -------
+    torch.Tensor
+        (n_frames, ...) float64, on the host.
+
+    Raises
+    ------
+    InputError
+        If it is not one value for each frame.
     """
-
-    function: Callable[..., Any]
-    options: tuple[tuple[str, Any], ...] = ()
-    of_energies: bool = False
-
-    def values(self, trajectory: Trajectory, energies: torch.Tensor, digest: str) -> torch.Tensor:
-        """(n_frames, ...) float64, on the host.
-
-        Parameters
-        ----------
-        trajectory
-            Frames.
-        energies
-            (n_frames,) eV, of the current parameters.
-        digest
-            Of the frames: what does not depend on energies is worked out once.
-
-        Raises
-        ------
-        InputError
-            If it is not one value for each frame.
-        """
-        options = dict(self.options)
-        if self.of_energies:
-            found = self.function(trajectory, energies, **options)
-        else:
-            found = torch.from_numpy(
-                CACHE.values(digest, self, lambda: np.asarray(self.function(trajectory, **options)))
-            )
-        if not isinstance(found, torch.Tensor) or found.shape[:1] != energies.shape:
-            raise InputError(
-                f"observable '{getattr(self.function, '__name__', self.function)}'",
-                expected=f"one value for each of {len(energies)} frames",
-                got=str(tuple(np.shape(found))),
-                fix="let it return an array of which the first axis are the frames",
-            )
-        return found.double()
+    found: Any
+    if isinstance(observable, PotentialEnergy):
+        found = energies / trajectory.n_atoms if observable.per_atom else energies
+    elif hasattr(observable, "of_energies"):
+        found = observable.of_energies(trajectory, energies)
+    elif isinstance(observable, Hashable):
+        make = observable
+        found = CACHE.values(digest, observable, lambda: np.asarray(make(trajectory)))
+    else:
+        found = np.asarray(observable(trajectory))
+    if np.shape(found)[:1] != tuple(energies.shape):
+        raise InputError(
+            f"observable {observable}",
+            expected=f"one value for each of {len(energies)} frames",
+            got=f"an array of shape {tuple(np.shape(found))}",
+            fix="let it return an array of which the first axis are the frames",
+        )
+    return found if isinstance(found, torch.Tensor) else torch.from_numpy(found).double()
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +87,7 @@ class Target:
     name
         In reports; unlike those of other targets of the same objective.
     observable
-        What is averaged.
+        What is averaged; it travels to the workers, so its class or function must be of a module.
     value
         Of the shape that one frame has, float64.
     weight

@@ -18,7 +18,7 @@ import torch
 from alchemi_bridge.ensembles.energies import Frames
 from alchemi_bridge.ensembles.frame_cache import digest_of_trajectory, frames_of
 from alchemi_bridge.ensembles.models import WorkerModel, require_same_file
-from alchemi_bridge.ensembles.objectives.targets import Target
+from alchemi_bridge.ensembles.objectives.targets import Target, values_of
 from alchemi_bridge.ensembles.reweighting import (
     Ensembles,
     averages,
@@ -147,7 +147,7 @@ class Reweighting:
             parts = energies.split(self.sizes)
             values = torch.cat(
                 [
-                    target.observable.values(one.trajectory, part, one.digest)
+                    values_of(target.observable, one.trajectory, part, one.digest)
                     for one, part in zip(self.samples, parts, strict=True)
                 ]
             )
@@ -164,7 +164,7 @@ class Reweighting:
             energies = self.energies.clone().requires_grad_(True)
             loss, found = self.averages(targets, energies)
             (derivative,) = torch.autograd.grad(loss, energies)
-        return float(loss), derivative, found
+        return float(loss.detach()), derivative, found
 
     def gradient(
         self, model: WorkerModel, names: Sequence[str], by_energies: torch.Tensor
