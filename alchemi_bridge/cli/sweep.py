@@ -25,14 +25,15 @@ Compute every structure with every model in every engine, and compare energy, fo
 per-atom energies with a reference: the parity matrix.
 
 MODELS and STRUCTURES are each a file, a folder (with all that is in it), or a pattern in quotes
-such as 'models/*.pt'. Further ones are named with --models and --structures. A structure file is one
-column of the matrix, with all of its frames. What an engine does not serve, and structures with
-elements that a model does not know, are skipped, with the reason. An error in one cell stops no other.
+such as 'models/*.pt'. Further ones are named with --models and --structures. A structure file is
+one column of the matrix, with all of its frames. What an engine does not serve, and structures with
+elements that a model does not know, are skipped, with the reason. An error in one cell stops no
+other.
 
-Writes sweep.html, sweep.json, sweep.csv and sweep-heatmap.png to the output folder, and each cell to
-cells.jsonl as soon as it is finished: the same command again, after an interrupt or with more models,
-structures or engines, runs only what is missing or had an error. A file that changed, other options
-and other versions are run anew.
+Writes sweep.html, sweep.json, sweep.csv and sweep-heatmap.png to the output folder, and each cell
+to cells.jsonl as soon as it is finished: the same command again, after an interrupt or with more
+models, structures or engines, runs only what is missing or had an error. A file that changed, other
+options and other versions are run anew.
 
 Exit status: 0 all passed or skipped, 1 something is off or nothing was compared, 2 usage or bad
 input, 130 interrupted."""

@@ -15,9 +15,9 @@ STRUCTURES = MODELS.parent / "structures"
 MADE = {
     "argon.pt": ("lennard-jones", {"types": (18,), "epsilon": (0.0103,), "sigma": (3.405,)}),
     "silicon.pt": ("stillinger-weber", {}),
-    "organic-f32.pt": (
+    "message-passing-f32.pt": (
         "message-passing",
-        {"types": (1, 6, 7, 8), "cutoff": 4.0, "dtype": "float32"},
+        {"types": (1, 6, 7, 8, 14, 18), "cutoff": 4.0, "dtype": "float32"},
     ),
 }
 
@@ -25,10 +25,11 @@ MADE = {
 def frames():
     """Structures by the name of their file: seeded, the same every time."""
     argon, ethanol = structures.liquid_argon(), molecule("CH3CH2OH")
+    silicon = bulk("Si", cubic=True) * (2, 2, 2)
     return {
         "argon-liquid.xyz": [argon, structures.stepped(argon, 1)],
         "argon-crystal.xyz": [bulk("Ar", "fcc", a=a) for a in (5.2, 5.3, 5.4)],
-        "silicon-crystal.xyz": [structures.rattled(bulk("Si", cubic=True) * (2, 2, 2), 0.1, seed=2)],
+        "silicon-crystal.xyz": [structures.rattled(silicon, 0.1, seed=2)],
         "silicon-slab.xyz": [structures.slab()],
         "ethanol.xyz": [structures.rattled(ethanol, 0.03, seed=number) for number in range(3)],
         "mixture.xyz": [structures.mixture()],

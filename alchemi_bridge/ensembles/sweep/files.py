@@ -93,9 +93,7 @@ def _of_one(argument: str, name: str, fits: Callable[[Path], bool], kind: str) -
     return files
 
 
-def _in_folder(
-    argument: str, folder: Path, fits: Callable[[Path], bool], kind: str
-) -> list[Path]:
+def _in_folder(argument: str, folder: Path, fits: Callable[[Path], bool], kind: str) -> list[Path]:
     files = [
         path
         for path in sorted(folder.rglob("*"))

@@ -126,7 +126,10 @@ def _size(shape: tuple[int, ...], longest_down: int, longest_across: int) -> tup
 
 def _label(axes: Axes, down: Sequence[str], across: Sequence[str]) -> None:
     """Names along both axes; where there are too many, of some rows and columns only."""
-    for axis, names, most in ((axes.yaxis, down, _LABELS_DOWN), (axes.xaxis, across, _LABELS_ACROSS)):
+    for axis, names, most in (
+        (axes.yaxis, down, _LABELS_DOWN),
+        (axes.xaxis, across, _LABELS_ACROSS),
+    ):
         step = max(1, math.ceil(len(names) / most))
         places = list(range(0, len(names), step))
         size = 8 if len(places) <= 40 else 6.5
@@ -147,9 +150,7 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
 
 
-def _separate(
-    axes: Axes, shown: tuple[int, ...], engines: int, rows: int, columns: int
-) -> None:
+def _separate(axes: Axes, shown: tuple[int, ...], engines: int, rows: int, columns: int) -> None:
     """Lines between cells where those are large, and between models."""
     if shown[1] <= 100 and columns == shown[1]:
         for x in range(1, columns):
@@ -176,8 +177,10 @@ def _write(axes: Axes, values: np.ndarray) -> None:
 def _title(matrix: Matrix) -> str:
     counts = matrix.counts
     told = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
-    what = "log10 of the worst error over its limit" if len(matrix.rows) <= _WRITTEN else (
-        "worst error over its limit"
+    what = (
+        "log10 of the worst error over its limit"
+        if len(matrix.rows) <= _WRITTEN
+        else ("worst error over its limit")
     )
     return f"{what}, against {matrix.plan.reference.name}: {told}"
 

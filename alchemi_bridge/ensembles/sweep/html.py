@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,9 @@ def _table(matrix: Matrix) -> dict[str, Any]:
     plan = matrix.plan
     reasons: dict[str, int] = {}
     places = {
-        what: {one.name: number for number, one in enumerate(group)}
-        for what, group in (
-            ("model", plan.models),
-            ("structure", plan.structures),
-            ("engine", plan.engines),
-        )
+        "model": _places(one.name for one in plan.models),
+        "structure": _places(one.name for one in plan.structures),
+        "engine": _places(one.name for one in plan.engines),
     }
 
     def cell(row: Row) -> list[Any]:
@@ -84,3 +81,7 @@ def _table(matrix: Matrix) -> dict[str, Any]:
         "reasons": list(reasons),
         "cells": cells,
     }
+
+
+def _places(names: Iterable[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names)}

@@ -109,7 +109,7 @@ class Matrix:
         seconds: float = 0.0,
     ) -> Matrix:
         """The matrix of a plan with outcomes by key."""
-        rows = [Row(cell, outcome(cell.key) or _NOT_RUN) for cell in plan.cells()]
+        rows = [Row(cell, outcome(cell.key) or _NOT_RUN) for cell in plan.cells]
         return cls(plan, rows, run, seconds)
 
     @cached_property
@@ -189,9 +189,7 @@ def document(matrix: Matrix) -> dict[str, Any]:
         "versions": versions(),
         "options": dict(plan.options),
         "reference": _engine(plan.reference),
-        "engines": [
-            {**_engine(one), **_group(engines[one.name])} for one in plan.engines
-        ],
+        "engines": [{**_engine(one), **_group(engines[one.name])} for one in plan.engines],
         "models": [
             {
                 "name": one.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -114,31 +114,28 @@ class Plan:
     def __len__(self) -> int:
         return len(self.models) * len(self.structures) * len(self.engines)
 
-    def cells(self) -> Iterator[Cell]:
+    @cached_property
+    def cells(self) -> Sequence[Cell]:
         """All cells; those of a model one after the other, since workers keep loaded models."""
-        for model in self.models:
-            for structure in self.structures:
-                for engine in self.engines:
-                    yield Cell(model, structure, engine, self._key(model, structure, engine))
-
-    def _key(self, model: ModelFile, structure: StructureFile, engine: Engine) -> str:
-        return hash_of_settings(
+        common = hash_of_settings(
             {
-                **self._common,
-                "model": model.sha256,
-                "structure": structure.content,
-                "engine": [engine.path.name, engine.version],
+                "schema": SCHEMA,
+                "reference": [self.reference.path.name, self.reference.version],
+                "options": dict(self.options),
+                "versions": versions(),
             }
         )
 
-    @cached_property
-    def _common(self) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "reference": [self.reference.path.name, self.reference.version],
-            "options": dict(self.options),
-            "versions": versions(),
-        }
+        def cell(model: ModelFile, structure: StructureFile, engine: Engine) -> Cell:
+            numbers = [common, model.sha256, structure.content, engine.path.name, engine.version]
+            return Cell(model, structure, engine, hash_of_settings({"cell": numbers}))
+
+        return [
+            cell(model, structure, engine)
+            for model in self.models
+            for structure in self.structures
+            for engine in self.engines
+        ]
 
 
 def make_plan(

@@ -56,7 +56,7 @@ def inspected(plan: Plan, executor: Executor, hints: SchedulerHints = HINTS) -> 
 def unfinished(plan: Plan, store: CellStore) -> list[Cell]:
     """Cells that have no outcome, or an error; of several that must be the same, the first."""
     found: dict[str, Cell] = {}
-    for cell in plan.cells():
+    for cell in plan.cells:
         if not store.finished(cell.key):
             found.setdefault(cell.key, cell)
     return list(found.values())

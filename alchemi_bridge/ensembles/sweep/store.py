@@ -166,4 +166,3 @@ class CellStore:
             for name, value in record.items()
             if name not in ("key", "model", "structure", "engine")
         }
-
