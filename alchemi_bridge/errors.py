@@ -161,6 +161,14 @@ class WorkerDiedError(BridgeError, RuntimeError):
     """The process of a task ended more often than it may be tried again."""
 
 
+class NotReadyError(BridgeError, RuntimeError):
+    """An objective asks for fresh simulations, and those had their last attempt."""
+
+
+class NonFiniteStepError(BridgeError, RuntimeError):
+    """A loss, its gradient or the parameters of a step of a fit are NaN or infinite."""
+
+
 # --- other people's errors ----------------------------------------------------------------------
 
 

@@ -23,6 +23,11 @@ class Executor(ABC):
 
     name: str
 
+    @property
+    def width(self) -> int:
+        """How many tasks in flight keep everything busy, at least one."""
+        return 1
+
     @abstractmethod
     def start(self) -> None:
         """Connect; called before the first task, again for nothing."""
@@ -81,6 +86,13 @@ class Executor(ABC):
             What the task raised, with its own type where that can be pickled.
         WorkerDiedError
             If its process ended more often than it may be tried again.
+        """
+
+    @abstractmethod
+    def cancel(self, references: Sequence[Reference]) -> None:
+        """Give up tasks: those that did not start never will, running ones are interrupted.
+
+        Their results must not be asked for. Finished ones stay as they are.
         """
 
     @abstractmethod
