@@ -325,13 +325,20 @@ def python(script: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedPr
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["parity", "--help"], ["export", "--help"], ["fly"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["parity", "--help"],
+        ["export", "--help"],
+        ["sweep", "--help"],
+        ["fly"],
+    ],
 )
 def test_help_and_usage_do_not_load_torch(arguments: list[str]) -> None:
     script = (
         "import sys\nfrom alchemi_bridge.cli.main import main\n"
         f"code = main({arguments!r})\n"
-        "heavy = {'torch', 'ase', 'matplotlib', 'numpy', 'metatomic'} & set(sys.modules)\n"
+        "heavy = {'torch', 'ase', 'matplotlib', 'numpy', 'metatomic', 'ray'} & set(sys.modules)\n"
         "sys.exit(99 if heavy else code)"
     )
     done = python(script)

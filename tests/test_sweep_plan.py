@@ -1,4 +1,4 @@
-"""What a sweep is about: files, names, engines, and keys that change with what numbers depend on."""
+"""What a sweep is about: files, names, engines, and keys of what numbers depend on."""
 
 from __future__ import annotations
 

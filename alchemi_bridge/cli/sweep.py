@@ -227,9 +227,14 @@ def _plan(args: argparse.Namespace) -> Plan:
         engines,
         reference,
         index=args.index,
-        options={**options.output_options(args), "extensions_directory": args.extensions},
+        options={**options.output_options(args), "extensions_directory": _extensions(args)},
         sha256=args.sha256,
     )
+
+
+def _extensions(args: argparse.Namespace) -> str | None:
+    # workers have other folders
+    return None if args.extensions is None else str(Path(args.extensions).absolute())
 
 
 def _engines(args: argparse.Namespace) -> tuple[list[Engine], Engine]:

@@ -221,7 +221,7 @@ def _structures(files: Sequence[Path], index: str) -> list[StructureFile]:
 
 
 def _short(error: BridgeError) -> str:
-    return f"{error.what}: {error.got}"
+    return f"{error.what}: expected {error.expected}, got {error.got}"
 
 
 def _structure(name: str, path: Path, index: str) -> StructureFile:
