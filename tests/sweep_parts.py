@@ -12,11 +12,11 @@ from typing import Any
 
 import ase
 import numpy as np
-from alchemi_bridge.ensembles.executors.in_process import InProcessExecutor
 from ase.build import bulk
 
 from alchemi_bridge.cli.extxyz import write_frame
 from alchemi_bridge.ensembles.executors.base import Executor
+from alchemi_bridge.ensembles.executors.in_process import InProcessExecutor
 from alchemi_bridge.ensembles.sweep.engines import Engine, engine
 from alchemi_bridge.ensembles.sweep.matrix import Matrix
 from alchemi_bridge.ensembles.sweep.plan import Plan, make_plan

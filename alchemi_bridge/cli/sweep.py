@@ -280,4 +280,5 @@ def _executor(args: argparse.Namespace) -> Executor:
 
     if args.ray_address is not None:
         return RayExecutor(address=args.ray_address)
-    return RayExecutor(init_options={"num_cpus": args.workers})
+    # "local": not one that RAY_ADDRESS names
+    return RayExecutor(address="local", init_options={"num_cpus": args.workers})
