@@ -23,6 +23,7 @@ import alchemi_bridge
 from alchemi_bridge import __version__
 from alchemi_bridge.cli import console, options, parity
 from alchemi_bridge.cli.main import COMMANDS, main
+from alchemi_bridge.engines.structure_files import distinct_names
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.parity.builtin_paths import MetatomicAsePath
 
@@ -198,9 +199,9 @@ def test_options_may_stand_anywhere(arguments: list[str], monkeypatch: pytest.Mo
 
 
 def test_two_files_of_one_name_are_told_apart() -> None:
-    assert parity._distinct_names(["a/x.xyz", "b/y.xyz"]) == ["x.xyz", "y.xyz"]
-    assert parity._distinct_names(["a/x.xyz", "b/x.xyz"]) == ["a/x.xyz", "b/x.xyz"]
-    assert parity._distinct_names(["x", "x"]) == ["x (1)", "x (2)"]
+    assert distinct_names(["a/x.xyz", "b/y.xyz"]) == ["x.xyz", "y.xyz"]
+    assert distinct_names(["a/x.xyz", "b/x.xyz"]) == ["a/x.xyz", "b/x.xyz"]
+    assert distinct_names(["x", "x"]) == ["x (1)", "x (2)"]
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -324,13 +325,20 @@ def python(script: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedPr
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["parity", "--help"], ["export", "--help"], ["fly"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["parity", "--help"],
+        ["export", "--help"],
+        ["sweep", "--help"],
+        ["fly"],
+    ],
 )
 def test_help_and_usage_do_not_load_torch(arguments: list[str]) -> None:
     script = (
         "import sys\nfrom alchemi_bridge.cli.main import main\n"
         f"code = main({arguments!r})\n"
-        "heavy = {'torch', 'ase', 'matplotlib', 'numpy', 'metatomic'} & set(sys.modules)\n"
+        "heavy = {'torch', 'ase', 'matplotlib', 'numpy', 'metatomic', 'ray'} & set(sys.modules)\n"
         "sys.exit(99 if heavy else code)"
     )
     done = python(script)

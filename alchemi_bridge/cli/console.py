@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sized
-from typing import IO, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 T = TypeVar("T")
 
@@ -107,6 +111,32 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
     if not show_progress():
         yield from items
         return
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with _bar() as bar:
+        yield from bar.track(items, total=total, description=description)
+
+
+@contextmanager
+def counting(description: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar for work that others do: each call moves it by one.
+
+    Parameters
+    ----------
+    description
+        Text in front of the bar; a call may hand over another one.
+    total
+        Number of calls.
+    """
+    if not show_progress():
+        yield lambda _: None
+        return
+    with _bar() as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda text: bar.update(task, advance=1, description=text)
+
+
+def _bar() -> Progress:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -115,16 +145,13 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
         TimeRemainingColumn,
     )
 
-    if total is None and isinstance(items, Sized):
-        total = len(items)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=stderr_console(), transient=True) as bar:
-        yield from bar.track(items, total=total, description=description)
+    return Progress(*columns, console=stderr_console(), transient=True)
 
 
 def set_up_logging(verbosity: int) -> None:

@@ -208,18 +208,7 @@ def model_options(
             help="torch device, such as cpu or cuda:1 (default: the model's first choice)",
         )
     add_file_options(group)
-    group.add_argument(
-        "--variant",
-        metavar="[OUTPUT=]NAME",
-        action="append",
-        default=[],
-        help="variant of the energy, or of the named output; may be repeated",
-    )
-    group.add_argument(
-        "--non-conservative",
-        choices=("both", "forces", "stress"),
-        help="take these from the model's direct outputs instead of the energy's gradient",
-    )
+    add_output_choices(group)
     group.add_argument(
         "--threads",
         type=positive_integer,
@@ -228,6 +217,22 @@ def model_options(
         help=f"CPU threads of torch (default: {threads if threads else 'as torch chooses'})",
     )
     return parser
+
+
+def add_output_choices(parser: argparse._ActionsContainer) -> None:
+    """``--variant`` and ``--non-conservative``, which :func:`output_options` reads."""
+    parser.add_argument(
+        "--variant",
+        metavar="[OUTPUT=]NAME",
+        action="append",
+        default=[],
+        help="variant of the energy, or of the named output; may be repeated",
+    )
+    parser.add_argument(
+        "--non-conservative",
+        choices=("both", "forces", "stress"),
+        help="take these from the model's direct outputs instead of the energy's gradient",
+    )
 
 
 def positive_integer(text: str) -> int:

@@ -173,9 +173,13 @@ def _cases(args: argparse.Namespace) -> list[Case]:
 
     if not args.model:
         return cases.select(args.case, quick=args.quick)
-    from alchemi_bridge.engines.structure_files import frame_label, read_structures
+    from alchemi_bridge.engines.structure_files import (
+        distinct_names,
+        frame_label,
+        read_structures,
+    )
 
-    names = _distinct_names(args.structures)
+    names = distinct_names(args.structures)
 
     def label(file: str, number: int) -> str:
         return f"'{file}', {frame_label(number, args.index)}"
@@ -185,17 +189,6 @@ def _cases(args: argparse.Namespace) -> list[Case]:
             name, Path(args.model), read_structures(file, args.index), partial(label, file)
         )
         for name, file in zip(names, args.structures, strict=True)
-    ]
-
-
-def _distinct_names(files: Sequence[str]) -> list[str]:
-    """The files' names, with their folders where that would not tell them apart."""
-    names = [Path(file).name for file in files]
-    if len(set(names)) < len(names):
-        names = list(files)
-    return [
-        name if names.count(name) == 1 else f"{name} ({position})"
-        for position, name in enumerate(names, start=1)
     ]
 
 

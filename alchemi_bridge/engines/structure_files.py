@@ -8,7 +8,8 @@ one frame at a time, with each way to fail as a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ase import Atoms
@@ -98,6 +99,18 @@ def parse_index(index: str | int) -> int | slice:
 def frame_label(number: int, index: str | int = ":") -> str:
     """How messages call the frame that came as number ``number`` (from 0) of those picked."""
     return f"frame {number}" if index == ":" else f"frame {number} of those at index '{index}'"
+
+
+def distinct_names(files: Sequence[str]) -> list[str]:
+    """The files' names, with their folders where that would not tell them apart."""
+    names = [Path(file).name for file in files]
+    if len(set(names)) < len(names):
+        names = list(files)
+    count = Counter(names)
+    return [
+        name if count[name] == 1 else f"{name} ({position})"
+        for position, name in enumerate(names, start=1)
+    ]
 
 
 def _check_file(path: Path) -> None:

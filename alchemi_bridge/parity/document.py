@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from alchemi_bridge.parity.compare import Comparison
 from alchemi_bridge.parity.machine import machine, versions
 from alchemi_bridge.parity.run import CaseReport, PathReport, Report
 
@@ -16,7 +17,7 @@ from alchemi_bridge.parity.run import CaseReport, PathReport, Report
 SCHEMA = 1
 
 #: Name in the document, name of the check.
-_ERRORS = {
+ERRORS = {
     "relative_energy_error": "energy_relative",
     "max_force_error": "force_max",
     "rms_force_error": "force_rms",
@@ -33,7 +34,7 @@ CSV_COLUMNS = (
     "reference",
     "status",
     "energy_error_per_atom",
-    *_ERRORS,
+    *ERRORS,
     "ms_per_step",
     "passed",
     "reason",
@@ -97,24 +98,34 @@ def _case(case: CaseReport) -> dict[str, Any]:
 
 
 def _path(path: PathReport) -> dict[str, Any]:
-    comparison = path.comparison
-    checks = comparison.checks if comparison else ()
     return {
         "name": path.name,
         "passed": path.passed,
+        **errors(path.comparison),
+        "ms_per_step": finite(path.ms_per_step),
+        "tolerances": limits(path.comparison),
+        "failures": path.failures,
+    }
+
+
+def errors(comparison: Comparison | None) -> dict[str, float | None]:
+    """Errors by :data:`ERRORS`' names, and that of the energy over the number of atoms."""
+    return {
         "energy_error_per_atom": finite(comparison.energy_error_per_atom if comparison else None),
         **{
             name: finite(comparison.error(check) if comparison else None)
-            for name, check in _ERRORS.items()
+            for name, check in ERRORS.items()
         },
-        "ms_per_step": finite(path.ms_per_step),
-        "tolerances": {
-            name: check.tolerance
-            for name, wanted in _ERRORS.items()
-            for check in checks
-            if check.name == wanted and math.isfinite(check.tolerance)
-        },
-        "failures": path.failures,
+    }
+
+
+def limits(comparison: Comparison | None) -> dict[str, float]:
+    """Limits of those errors that have one."""
+    return {
+        name: check.tolerance
+        for name, wanted in ERRORS.items()
+        for check in (comparison.checks if comparison else ())
+        if check.name == wanted and math.isfinite(check.tolerance)
     }
 
 
@@ -143,7 +154,7 @@ def csv_rows(report: Report) -> Iterator[dict[str, Any]]:
             yield {
                 **row,
                 "status": "reference" if path.name == case.reference else "compared",
-                **{name: numbers[name] for name in ("energy_error_per_atom", *_ERRORS)},
+                **{name: numbers[name] for name in ("energy_error_per_atom", *ERRORS)},
                 "ms_per_step": numbers["ms_per_step"],
                 "passed": numbers["passed"],
                 "reason": "; ".join(path.failures),

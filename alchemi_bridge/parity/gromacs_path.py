@@ -49,6 +49,9 @@ class GromacsPath(ParityPath):
         "process, on the CPU (time: mean of GROMACS' own steps, in a run of its own)"
     )
 
+    def version(self) -> str | None:
+        return gromacs.find(double=True).version
+
     def unavailable(self) -> str | None:
         why = gromacs.missing(double=True)
         if why is not None:

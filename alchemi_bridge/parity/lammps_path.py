@@ -38,6 +38,9 @@ class LammpsPath(ParityPath):
         "integrator)"
     )
 
+    def version(self) -> str | None:
+        return lammps_library.version()
+
     def unavailable(self) -> str | None:
         why = lammps_library.missing()
         if why is not None:

@@ -99,6 +99,10 @@ class ParityPath(ABC):
         """Why this path can not run on this machine, or None if it can."""
         return None
 
+    def version(self) -> str | None:
+        """Version of the program behind it, where it is none of the packages that are named."""
+        return None
+
     def refuses(self, job: Job) -> str | None:
         """Why this path does not serve a job, or None if it does."""
         del job

@@ -11,6 +11,7 @@ import os
 import secrets
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -56,6 +57,8 @@ class Worker:
         self._name, self._fix = name, fix
         self._folder = tempfile.TemporaryDirectory()
         self.alive = True
+        #: Numbers of evaluators that nobody holds any more.
+        self._released: list[int] = []
         address, key = str(Path(self._folder.name) / "worker"), secrets.token_bytes(16)
         variables = {
             **environment_of_one(),
@@ -94,14 +97,23 @@ class Worker:
         EvaluationError
             If the process has ended.
         """
-        try:
-            self._pipe.send(request)
-            answer = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            raise self._failed(error) from error
+        while self._released:
+            self._exchange("release", self._released.pop(), None)
+        answer = self._exchange(*request)
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+    def release(self, number: int) -> None:
+        """Let an evaluator go, before the next question: this may come in the midst of one."""
+        self._released.append(number)
+
+    def _exchange(self, *request: Any) -> Any:
+        try:
+            self._pipe.send(request)
+            return self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise self._failed(error) from error
 
     def _failed(self, error: BaseException) -> BridgeError:
         self.alive = False
@@ -158,6 +170,7 @@ class RemoteEvaluator(Evaluator):
     def __init__(self, worker: Worker, *arguments: Any) -> None:
         self._worker = worker
         self._number = worker.ask("prepare", *arguments)
+        weakref.finalize(self, worker.release, self._number).atexit = False
 
     def evaluate(self, frames: Sequence[Atoms]) -> list[PathResult]:
         found: list[PathResult] = self._worker.ask("evaluate", self._number, list(frames))
@@ -182,6 +195,9 @@ def serve(make: Callable[..., Any]) -> None:
                 if what == "prepare":
                     answer = next(numbers)
                     evaluators[answer] = make(*arguments)
+                elif what == "release":
+                    del evaluators[arguments[0]]
+                    answer = None
                 else:
                     number, argument = arguments
                     answer = getattr(evaluators[number], what)(argument)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import pathlib
 import statistics
@@ -13,7 +12,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from ase import Atoms
 
@@ -21,6 +19,13 @@ from alchemi_bridge.errors import BridgeError, ConfigurationError, EvaluationErr
 from alchemi_bridge.model import load_model
 from alchemi_bridge.parity.cases import Case
 from alchemi_bridge.parity.compare import Comparison, Precision, compare
+from alchemi_bridge.parity.evaluation import (
+    evaluate_frames,
+    in_one_line,
+    load_facts,
+    precision,
+    with_frames,
+)
 from alchemi_bridge.parity.paths import Evaluator, Job, ParityPath
 from alchemi_bridge.parity.results import PathResult
 from alchemi_bridge.parity.structures import single_precision, stepped
@@ -234,19 +239,8 @@ class _Workshop:
 
     def job(self, case: Case) -> Job:
         if case.potential is None:
-            if case.model is None:
-                raise ConfigurationError(
-                    f"case '{case.name}'",
-                    expected="a potential or a model file",
-                    got="neither",
-                    fix="give one of them",
-                )
-            loaded = load_model(
-                case.model,
-                device="cpu",
-                sha256=self._settings.sha256,
-                extensions_directory=self._settings.options.get("extensions_directory"),
-            )
+            loaded = load_facts(case, self._settings.options, self._settings.sha256)
+            assert case.model is not None  # load_facts() has seen to it
             return Job(case, case.model, loaded, self._settings.options)
         key = f"{case.potential.name} {sorted(case.potential.options.items())} {case.dtype}"
         if key not in self._jobs:
@@ -266,11 +260,7 @@ def _run_case(
     settings: Settings,
     clocks: _Clocks,
 ) -> CaseReport:
-    frames = case.make_frames()
-    if job.dtype == "float32":
-        # every path then starts from the same numbers, however it rounds them
-        frames = [single_precision(atoms) for atoms in frames]
-    job = dataclasses.replace(job, frames=frames)
+    job = with_frames(job)
     reports: list[PathReport] = []
     evaluators: dict[str, Evaluator] = {}
     for path in paths:
@@ -281,69 +271,34 @@ def _run_case(
             if evaluator is not None:
                 evaluators[path.name] = evaluator
     reference = _reference(case, reports)
-    precision = Precision(
-        job.dtype, _extent(frames), job.dtype == "float64" or reference.name == "oracle"
-    )
+    limits = precision(job, reference.name)
     expected = {path.name: path.expected(job) for path in paths}
     for report in reports:
-        _compare(report, reference, expected[report.name], precision)
+        _compare(report, reference, expected[report.name], limits)
     with clocks.running():
         _time(evaluators, reports, job, settings)
-    return CaseReport(case, frames, precision, reference.name, reports)
-
-
-def _extent(frames: Sequence[Atoms]) -> float:
-    """Largest coordinate or length of a cell vector, Å."""
-    lengths = [np.abs(atoms.positions).max(initial=0.0) for atoms in frames]
-    return float(max(*lengths, *(atoms.cell.lengths().max() for atoms in frames)))
+    return CaseReport(case, list(job.frames), limits, reference.name, reports)
 
 
 def _evaluate(path: ParityPath, job: Job, report: PathReport) -> Evaluator | None:
     """Evaluate the frames on one path; what goes wrong is written into the report."""
     try:
         evaluator = path.prepare(job)
-        report.results = _evaluate_frames(evaluator, job)
+        report.results = evaluate_frames(evaluator, job)
     except BridgeError as error:
         if not job.case.built_in and not isinstance(error, EvaluationError):
             raise  # the user's own file or options are at fault, not the path
         LOGGER.debug("path %s", path.name, exc_info=True)
-        report.problem = _first_line(error)
+        report.problem = in_one_line(error)
         return None
     except Exception as error:  # a path is foreign code; that it fails is a finding
         LOGGER.debug("path %s", path.name, exc_info=True)
-        report.problem = _first_line(error)
+        report.problem = in_one_line(error)
         return None
     if len(report.results) != len(job.frames):
         report.problem = f"{len(report.results)} results for {len(job.frames)} frames"
         return None
     return evaluator
-
-
-def _evaluate_frames(evaluator: Evaluator, job: Job) -> list[PathResult]:
-    """Results of all frames; an error of a user's frame says which one it was."""
-    try:
-        return evaluator.evaluate([atoms.copy() for atoms in job.frames])
-    except BridgeError as error:
-        label = job.case.frame_label
-        if label is None:
-            raise
-        for number, atoms in enumerate(job.frames):
-            try:
-                evaluator.evaluate([atoms.copy()])
-            except BridgeError as own:
-                raise _about(label(number), own) from error
-        raise _about(f"'{job.case.name}'", error) from error
-
-
-def _about(where: str, error: BridgeError) -> BridgeError:
-    what = f"{where}: {error.what}"
-    return type(error)(what, expected=error.expected, got=error.got, fix=error.fix)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    what = "" if isinstance(error, BridgeError) else f"{type(error).__name__}: "
-    return what + (lines[0] if lines else "no message")
 
 
 def _reference(case: Case, reports: Sequence[PathReport]) -> PathReport:
@@ -405,7 +360,7 @@ def _time(
                 ms = evaluators[name].step(moved.copy())
             except Exception as error:  # foreign code again
                 LOGGER.debug("path %s", name, exc_info=True)
-                problems[name] = f"while timing: {_first_line(error)}"
+                problems[name] = f"while timing: {in_one_line(error)}"
                 continue
             if number >= 0:
                 times[name].append(ms)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ from pathlib import Path
 
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.model.files import remove_unfinished
+from alchemi_bridge.model.locks import locked
 from alchemi_bridge.training.checkpoint import numbered, step_of
 
 #: How the table of a learning curve begins; that of the Kalman filter has no learning rate.
@@ -169,6 +168,14 @@ class OutputFolder:
             fix=f"choose another {choose}, or ask for the right to write there",
         )
 
+    def _in_use(self, path: Path) -> ConfigurationError:
+        return ConfigurationError(
+            f"output '{path}'",
+            expected="one training at a time that writes files with this name",
+            got="another one that is running",
+            fix="wait for it, or choose another --output, training.save_ckpt or training.disp_file",
+        )
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other trainings out of these files, for as long as the context lasts.
@@ -190,55 +197,13 @@ class OutputFolder:
                     folder.mkdir(parents=True, exist_ok=True)
                     folder = path.parent
                     folder.mkdir(parents=True, exist_ok=True)
-                    stack.enter_context(_locked(lock))
+                    stack.enter_context(locked(lock, self._in_use(lock)))
                 except OSError as error:
                     why = f"where no file can be made: {error.strerror}"
                     raise self._unusable(path, folder, why) from error
             remove_unfinished(self.name.parent, re.compile(checkpoints))
             remove_unfinished(self.curve.parent, re.compile(curve))
             yield
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep others out who lock the same path; a file beside it is there for as long.
-
-    Raises
-    ------
-    ConfigurationError
-        If another one has it.
-    OSError
-        If no file can be made there.
-    """
-    lock = path.with_name(f".{path.name}.lock")
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        _lock(handle, lock, path)
-        try:
-            yield
-        finally:
-            # while it is still locked: nobody else has it
-            lock.unlink(missing_ok=True)
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, path: Path, name: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # whoever had it before may have removed the file since it was opened
-        free = path.exists() and os.path.samestat(os.fstat(handle), path.stat())
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            return  # a file system without locks
-        free = False
-    if not free:
-        raise ConfigurationError(
-            f"output '{name}'",
-            expected="one training at a time that writes files with this name",
-            got="another one that is running",
-            fix="wait for it, or choose another --output, training.save_ckpt or training.disp_file",
-        )
 
 
 def _same(one: Path, other: Path) -> bool:

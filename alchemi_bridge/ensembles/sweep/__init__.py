@@ -1,0 +1,1 @@
+"""The parity matrix: many models, structures and engines, each cell compared with a reference."""

@@ -1,0 +1,251 @@
+"""One engine, one model, one structure file: what a worker computes."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from alchemi_bridge.engines.structure_files import frame_label, read_structures
+from alchemi_bridge.ensembles.hints import SchedulerHints
+from alchemi_bridge.ensembles.sweep.content import hash_of_frames, hash_of_settings
+from alchemi_bridge.ensembles.sweep.engines import Engine, inspect_engine, installed
+from alchemi_bridge.ensembles.sweep.plan import ModelFile, StructureFile
+from alchemi_bridge.ensembles.work import Parameters, Simulator
+from alchemi_bridge.errors import StructureFileError
+from alchemi_bridge.model import LoadedModel
+from alchemi_bridge.parity.cases import Case, user_case
+from alchemi_bridge.parity.compare import Precision
+from alchemi_bridge.parity.evaluation import (
+    evaluate_frames,
+    in_one_line,
+    load_facts,
+    precision,
+    with_frames,
+)
+from alchemi_bridge.parity.paths import Evaluator, Job, ParityPath
+from alchemi_bridge.parity.results import PathResult
+
+#: Loaded models that a worker keeps, and evaluators: cells of one model come together.
+KEPT = 4
+
+#: Structure files that a worker keeps: the engines of a cell come together.
+KEPT_STRUCTURES = 8
+
+#: Characters of a traceback that are kept, from its end.
+_TRACEBACK = 4000
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error of Python, as text: some can not be pickled.
+
+    Attributes
+    ----------
+    type
+        Its class.
+    message
+        In one line.
+    traceback
+        Where it came from.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: Exception) -> Problem:
+        """What there is to say of an error."""
+        lines = "".join(traceback.format_exception(error))
+        return cls(type(error).__name__, in_one_line(error), lines[-_TRACEBACK:])
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What came of an evaluation: one of results, a reason to skip it, or a problem.
+
+    Attributes
+    ----------
+    results
+        One for each frame.
+    precision
+        What tolerances depend on, if these results are the reference.
+    expected
+        Quantities that the engine promises.
+    seconds
+        Wall time of the evaluation of all frames, without loading.
+    skipped
+        Why it makes no sense.
+    problem
+        Why it failed.
+    """
+
+    results: tuple[PathResult, ...] = ()
+    precision: Precision | None = None
+    expected: frozenset[str] = frozenset()
+    seconds: float = 0.0
+    skipped: str | None = None
+    problem: Problem | None = None
+
+
+class Evaluation(Simulator):
+    """All frames of a structure file with one model in one engine. It never raises.
+
+    Parameters
+    ----------
+    model, structure, engine
+        What is evaluated.
+    options
+        Keywords of a parity job.
+    hints
+        Resources.
+    """
+
+    outputs = ("numbers",)
+
+    def __init__(
+        self,
+        model: ModelFile,
+        structure: StructureFile,
+        engine: Engine,
+        options: Mapping[str, Any],
+        hints: SchedulerHints | None = None,
+    ) -> None:
+        self.name = f"{engine.name}: {model.name} / {structure.name}"
+        self.model, self.structure, self.engine = model, structure, engine
+        self.options = dict(options)
+        self.hints = hints
+
+    def run(self, parameters: Parameters, state: Any | None) -> tuple[tuple[Numbers], None]:
+        """See :meth:`Simulator.run`; there is no state."""
+        del parameters, state
+        try:
+            return (self._numbers(),), None
+        except Exception as error:  # foreign code in foreign engines: that it fails is a finding
+            return (Numbers(problem=Problem.of(error)),), None
+
+    def _numbers(self) -> Numbers:
+        path = self.engine.path
+        _check_installed(self.engine)
+        case = self._case()
+        loaded = _facts(case, self.model, self.options)
+        job = with_frames(Job(case, self.model.path, loaded, self.options))
+        why = _not_applicable(job) or path.refuses(job)
+        if why is not None:
+            return Numbers(skipped=why)
+        key = f"{path.name} " + hash_of_settings(
+            {
+                "model": [str(self.model.path), self.model.sha256],
+                "options": self.options,
+                "expected": sorted(job.expected),
+            }
+        )
+        evaluator = _evaluator(key, path, job)
+        try:
+            start = time.perf_counter()
+            results = evaluate_frames(evaluator, job)
+            seconds = time.perf_counter() - start
+        except Exception:
+            _drop_evaluators(path)
+            raise
+        if len(results) != len(job.frames):
+            message = f"{len(results)} results for {len(job.frames)} frames"
+            return Numbers(problem=Problem("EvaluationError", message))
+        limits = precision(job, path.name)
+        return Numbers(tuple(results), limits, path.expected(job), seconds)
+
+    def _case(self) -> Case:
+        structure = self.structure
+        frames = _frames(structure.path, structure.index, structure.content)
+        label = partial(_label, structure.name, structure.index)
+        return user_case(structure.name, self.model.path, frames, label)
+
+
+def _label(name: str, index: str, number: int) -> str:
+    return f"'{name}', {frame_label(number, index)}"
+
+
+#: Why paths can not run in this worker, which may be on another machine than the driver.
+_missing: dict[str, str | None] = {}
+
+
+def _check_installed(engine: Engine) -> None:
+    if engine.path.name not in _missing:
+        _missing[engine.path.name] = inspect_engine(engine.path)[0]
+    installed(engine, _missing[engine.path.name], None)
+
+
+@lru_cache(maxsize=KEPT_STRUCTURES)
+def _frames(path: Path, index: str, content: str) -> tuple[Atoms, ...]:
+    frames = tuple(read_structures(path, index))
+    if hash_of_frames(frames) != content:
+        raise StructureFileError(
+            f"structure file '{path}'",
+            expected="what it held when the sweep began",
+            got="something else",
+            fix="start the sweep again: what is finished and still true is kept",
+        )
+    return frames
+
+
+_loaded: OrderedDict[str, LoadedModel] = OrderedDict()
+
+
+def _facts(case: Case, model: ModelFile, options: Mapping[str, Any]) -> LoadedModel:
+    key = hash_of_settings({"model": [str(model.path), model.sha256], "options": dict(options)})
+    if key not in _loaded:
+        _loaded[key] = load_facts(case, options, model.sha256)
+        while len(_loaded) > KEPT:
+            _loaded.popitem(last=False)
+    _loaded.move_to_end(key)
+    return _loaded[key]
+
+
+_evaluators: OrderedDict[str, Evaluator] = OrderedDict()
+
+
+def _evaluator(key: str, path: ParityPath, job: Job) -> Evaluator:
+    if key not in _evaluators:
+        _evaluators[key] = path.prepare(job)
+        while len(_evaluators) > KEPT:
+            _evaluators.popitem(last=False)
+    _evaluators.move_to_end(key)
+    return _evaluators[key]
+
+
+def _drop_evaluators(path: ParityPath) -> None:
+    """After an error nobody knows what they are good for: they may share a process that died."""
+    for key in [key for key in _evaluators if key.startswith(f"{path.name} ")]:
+        del _evaluators[key]
+
+
+def forget() -> None:
+    """Let go of what this process keeps from one evaluation to the next."""
+    for kept in (_loaded, _evaluators, _missing):
+        kept.clear()
+    _frames.cache_clear()
+
+
+def _not_applicable(job: Job) -> str | None:
+    """Why the model is not for these structures, or None if it is."""
+    known = set(job.loaded.capabilities.atomic_types)
+    found = {int(number) for atoms in job.frames for number in np.unique(atoms.numbers)}
+    unknown = sorted(found - known)
+    if not unknown:
+        return None
+    return f"not applicable: the model does not know {', '.join(map(_symbol, unknown))}"
+
+
+def _symbol(number: int) -> str:
+    known = 0 < number < len(chemical_symbols)
+    return chemical_symbols[number] if known else f"atoms of type {number}"

@@ -1,0 +1,237 @@
+"""What a sweep is about: models, structures, engines, and the cells that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from alchemi_bridge.engines.structure_files import distinct_names, read_structures
+from alchemi_bridge.ensembles.sweep.content import hash_of_file, hash_of_frames, hash_of_settings
+from alchemi_bridge.ensembles.sweep.engines import Engine
+from alchemi_bridge.ensembles.sweep.files import model_files, structure_files
+from alchemi_bridge.errors import BridgeError, StructureFileError, UntrustedModelError
+from alchemi_bridge.parity.machine import versions
+
+#: Of what a cell's number means; another one makes all cells be run again.
+SCHEMA = 1
+
+#: How many unreadable files an error names.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model.
+
+    Attributes
+    ----------
+    name
+        In reports: the file's name, with its folder where that would not tell it apart.
+    path
+        Where it is, absolute: workers have other folders.
+    sha256
+        Hash that workers insist on.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StructureFile:
+    """A structure file, of which all frames that were asked for make one cell.
+
+    Attributes
+    ----------
+    name, path
+        As those of a :class:`ModelFile`.
+    index
+        Which frames.
+    content
+        Hash of the frames.
+    frames, atoms
+        Number of frames, and of atoms of the largest.
+    formula
+        Of the first frame.
+    """
+
+    name: str
+    path: Path
+    index: str
+    content: str
+    frames: int
+    atoms: int
+    formula: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the matrix: does an engine agree with the reference.
+
+    Attributes
+    ----------
+    model, structure, engine
+        What it is about.
+    key
+        Hash of everything that its numbers depend on.
+    """
+
+    model: ModelFile
+    structure: StructureFile
+    engine: Engine
+    key: str
+
+    @property
+    def name(self) -> str:
+        """Unlike that of any other cell of the sweep."""
+        return f"{self.model.name} / {self.structure.name} / {self.engine.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep.
+
+    Attributes
+    ----------
+    models, structures, engines
+        What the matrix is made of.
+    reference
+        What the engines are compared with. It has no cells of its own.
+    options
+        Keywords of a parity job: ``extensions_directory``, ``variants``, ``non_conservative``.
+    """
+
+    models: Sequence[ModelFile]
+    structures: Sequence[StructureFile]
+    engines: Sequence[Engine]
+    reference: Engine
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.models) * len(self.structures) * len(self.engines)
+
+    @cached_property
+    def cells(self) -> Sequence[Cell]:
+        """All cells; those of a model one after the other, since workers keep loaded models."""
+        common = hash_of_settings(
+            {
+                "schema": SCHEMA,
+                "reference": [self.reference.path.name, self.reference.version],
+                "options": dict(self.options),
+                "versions": versions(),
+            }
+        )
+
+        def cell(model: ModelFile, structure: StructureFile, engine: Engine) -> Cell:
+            numbers = [common, model.sha256, structure.content, engine.path.name, engine.version]
+            return Cell(model, structure, engine, hash_of_settings({"cell": numbers}))
+
+        return [
+            cell(model, structure, engine)
+            for model in self.models
+            for structure in self.structures
+            for engine in self.engines
+        ]
+
+
+def make_plan(
+    models: Sequence[str],
+    structures: Sequence[str],
+    engines: Sequence[Engine],
+    reference: Engine,
+    *,
+    index: str = ":",
+    options: Mapping[str, Any] | None = None,
+    sha256: str | None = None,
+) -> Plan:
+    """Find and read the files; the models are not loaded.
+
+    Parameters
+    ----------
+    models, structures
+        Files, folders and patterns.
+    engines, reference
+        What computes.
+    index
+        Frames of each structure file, as in ASE.
+    options
+        See :class:`Plan`.
+    sha256
+        Hash that every model file must have.
+
+    Raises
+    ------
+    ConfigurationError
+        If something is not there, or holds no files.
+    StructureFileError
+        If structure files can not be read.
+    UntrustedModelError
+        If a model file has another hash.
+    """
+    return Plan(
+        models=_models(model_files(models), sha256),
+        structures=_structures(structure_files(structures), index),
+        engines=engines,
+        reference=reference,
+        options=dict(options or {}),
+    )
+
+
+def _models(files: Sequence[Path], sha256: str | None) -> list[ModelFile]:
+    names = distinct_names([str(path) for path in files])
+    found = [
+        ModelFile(name, path.absolute(), hash_of_file(path))
+        for name, path in zip(names, files, strict=True)
+    ]
+    for model in found:
+        if sha256 is not None and model.sha256 != sha256.strip().lower():
+            raise UntrustedModelError(
+                f"model file '{model.path}'",
+                expected=f"the pinned file, SHA-256 {sha256}",
+                got=f"SHA-256 {model.sha256}",
+                fix="check where it comes from, or leave --sha256 out",
+            )
+    return found
+
+
+def _structures(files: Sequence[Path], index: str) -> list[StructureFile]:
+    names = distinct_names([str(path) for path in files])
+    found: list[StructureFile] = []
+    wrong: list[StructureFileError] = []
+    for name, path in zip(names, files, strict=True):
+        try:
+            found.append(_structure(name, path, index))
+        except StructureFileError as error:
+            wrong.append(error)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        raise StructureFileError(
+            f"{len(wrong)} of {len(files)} structure files",
+            expected="files that ASE can read",
+            got="; ".join(_short(error) for error in wrong[:_NAMED]) + more,
+            fix="correct them, or leave them out",
+        )
+    return found
+
+
+def _short(error: BridgeError) -> str:
+    return f"{error.what}: expected {error.expected}, got {error.got}"
+
+
+def _structure(name: str, path: Path, index: str) -> StructureFile:
+    frames = list(read_structures(path, index))
+    return StructureFile(
+        name=name,
+        path=path.absolute(),
+        index=index,
+        content=hash_of_frames(frames),
+        frames=len(frames),
+        atoms=max(len(atoms) for atoms in frames),
+        formula=frames[0].get_chemical_formula(),
+    )

@@ -1,0 +1,149 @@
+"""Run the cells of a sweep that are not finished yet."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from alchemi_bridge.ensembles.executors.base import Executor
+from alchemi_bridge.ensembles.hints import SchedulerHints
+from alchemi_bridge.ensembles.loop import ReactiveLoop
+from alchemi_bridge.ensembles.sweep.comparison import CellComparison, problem_record
+from alchemi_bridge.ensembles.sweep.engines import ON_GPU, Engine, inspect_engine, installed
+from alchemi_bridge.ensembles.sweep.evaluation import Evaluation, Problem, forget
+from alchemi_bridge.ensembles.sweep.matrix import Matrix
+from alchemi_bridge.ensembles.sweep.plan import Cell, Plan
+from alchemi_bridge.ensembles.sweep.store import CellStore
+from alchemi_bridge.ensembles.work import Outcome
+
+#: A core for each task, and two more attempts where a worker dies.
+HINTS = SchedulerHints(num_cpus=1, max_retries=2)
+
+#: Resources of a comparison: some milliseconds of NumPy.
+_COMPARING = SchedulerHints(num_cpus=1, num_gpus=0, mem_mb=0)
+
+#: Called with a cell and its record as soon as it is finished and kept.
+OnCell = Callable[[Cell, Mapping[str, Any]], None]
+
+
+def inspected(plan: Plan, executor: Executor, hints: SchedulerHints = HINTS) -> Plan:
+    """The plan with the versions of its engines, which are looked at where the work will be done.
+
+    Raises
+    ------
+    ConfigurationError
+        If one of them can not run there, or the hints can never be met.
+    """
+    executor.start()
+
+    def found(engine: Engine) -> Engine:
+        wanted = _hints(engine, hints)
+        executor.check(wanted, f"engine '{engine.name}'")
+        (reference,) = executor.submit(
+            inspect_engine, [engine.path], name=f"inspect {engine.name}", hints=wanted
+        )
+        return installed(engine, *executor.result(reference))
+
+    return dataclasses.replace(
+        plan,
+        engines=[found(engine) for engine in plan.engines],
+        reference=found(plan.reference),
+    )
+
+
+def unfinished(plan: Plan, store: CellStore) -> list[Cell]:
+    """Cells that have no outcome, or an error; of several that must be the same, the first."""
+    found: dict[str, Cell] = {}
+    for cell in plan.cells:
+        if not store.finished(cell.key):
+            found.setdefault(cell.key, cell)
+    return list(found.values())
+
+
+def run(
+    plan: Plan,
+    executor: Executor,
+    store: CellStore,
+    *,
+    hints: SchedulerHints = HINTS,
+    on_cell: OnCell | None = None,
+) -> Matrix:
+    """Run what is not finished.
+
+    Parameters
+    ----------
+    plan
+        See :func:`inspected`.
+    executor
+        Where; it is not closed here.
+    store
+        Where outcomes are kept, and found.
+    hints
+        Resources of an evaluation. An engine on a GPU gets one where this says nothing.
+    on_cell
+        Called for each cell that was run.
+
+    Returns
+    -------
+    Matrix
+        All cells, also those that were finished before.
+    """
+    start = time.perf_counter()
+    todo = {cell.name: cell for cell in unfinished(plan, store)}
+
+    def keep(name: str, answer: Outcome | Exception) -> None:
+        cell = todo[name]
+        record = _record(answer)
+        names = {
+            "model": cell.model.name,
+            "structure": cell.structure.name,
+            "engine": cell.engine.name,
+        }
+        store.add(cell.key, names, record)
+        if on_cell is not None:
+            on_cell(cell, record)
+
+    if todo:
+        simulators, objectives = _units(plan, todo.values(), hints)
+        loop = ReactiveLoop(executor, simulators, objectives, hints=hints)
+        try:
+            loop.run(on_outcome=keep, errors="keep", forget=True)
+        finally:
+            forget()
+    seconds = time.perf_counter() - start
+    return Matrix.of(plan, store.get, run=len(todo), seconds=seconds)
+
+
+def _record(answer: Outcome | Exception) -> Mapping[str, Any]:
+    if isinstance(answer, Exception):  # a worker that died, or a result that got lost
+        return problem_record(Problem.of(answer))
+    return answer.values
+
+
+def _units(
+    plan: Plan, cells: Iterable[Cell], hints: SchedulerHints
+) -> tuple[list[Evaluation], list[CellComparison]]:
+    """An evaluation for each cell, and one of the reference for all cells that share it."""
+    wanted = {engine.name: _hints(engine, hints) for engine in (*plan.engines, plan.reference)}
+    references: dict[tuple[str, str], Evaluation] = {}
+    simulators: list[Evaluation] = []
+    objectives: list[CellComparison] = []
+
+    def evaluation(cell: Cell, engine: Engine) -> Evaluation:
+        made = Evaluation(cell.model, cell.structure, engine, plan.options, wanted[engine.name])
+        simulators.append(made)
+        return made
+
+    for cell in cells:
+        shared = (cell.model.name, cell.structure.name)
+        if shared not in references:
+            references[shared] = evaluation(cell, plan.reference)
+        found = evaluation(cell, cell.engine)
+        objectives.append(CellComparison(cell, found, references[shared], _COMPARING))
+    return simulators, objectives
+
+
+def _hints(engine: Engine, hints: SchedulerHints) -> SchedulerHints:
+    return hints.over(SchedulerHints(num_gpus=1)) if engine.path.name in ON_GPU else hints
