@@ -13,9 +13,9 @@ import torch
 from reweighting_parts import TEMPERATURE, argon_options, drawn, finite_difference
 
 from alchemi_bridge.ensembles.models import ModelFile
-from alchemi_bridge.ensembles.observables import PotentialEnergy, RadialDistribution
 from alchemi_bridge.ensembles.objectives.reweighted import ReweightedObjective
 from alchemi_bridge.ensembles.objectives.targets import Target
+from alchemi_bridge.ensembles.observables import PotentialEnergy, RadialDistribution
 from alchemi_bridge.ensembles.trajectory import Trajectory
 from alchemi_bridge.errors import BridgeError, ConfigurationError, InputError
 

@@ -40,6 +40,7 @@ COMMANDS = {
     "md": "molecular dynamics or relaxation of a structure",
     "parity": "do all ways of computing the same thing agree, and how fast are they",
     "sweep": "the same for many models, structures and engines, on one machine or a cluster",
+    "fit": "fit parameters of a model to averages of simulations, or to energies and forces",
     "verify": "is a model consistent: gradients, invariances, smoothness, extensivity",
     "export": "write a model as a file for another program (GROMACS' nnpot module)",
     "plugin": "build the library for an engine (C interface, LAMMPS), and print its path",

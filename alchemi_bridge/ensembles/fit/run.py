@@ -16,6 +16,7 @@ from alchemi_bridge import __version__
 from alchemi_bridge.ensembles.fit.checkpoint import Checkpoint
 from alchemi_bridge.ensembles.fit.plot import plot_fit
 from alchemi_bridge.ensembles.fit.problem import FitProblem
+from alchemi_bridge.ensembles.fit.rows import columns_of, row_of
 from alchemi_bridge.ensembles.optimizer import Optimizer, StepOutput
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.model.files import write_atomically
@@ -23,10 +24,6 @@ from alchemi_bridge.model.locks import locked
 
 #: Names of the files in the output folder.
 MODEL, TABLE, DOCUMENT, PICTURE, STATE = "fitted.pt", "fit.csv", "fit.json", "fit.png", "state.pt"
-
-#: A tensor of up to as many numbers has a column for each in the table, others the root of their
-#: mean square.
-COLUMNS_OF_TENSOR = 8
 
 
 class Fit:
@@ -102,7 +99,7 @@ class Fit:
             output = self.optimizer.step()
             self.last = output
             self.seconds += output.seconds
-            self.rows.append(_row(output))
+            self.rows.append(row_of(output))
             self._write_table()
             state = self.optimizer.state_dict()
             Checkpoint(str(self.problem.model.sha256), state, self.rows).write(self.folder / STATE)
@@ -112,7 +109,7 @@ class Fit:
         """Write model, picture and document; the document."""
         parameters = self.optimizer.parameters
         model = self.problem.model.write(parameters, self.folder / MODEL)
-        names = list(_columns(parameters))
+        names = list(columns_of(parameters))
         plot_fit([*self.rows, *self._end(parameters)], names, self.folder / PICTURE)
         start = self.problem.fitted.start
         report = {
@@ -124,8 +121,8 @@ class Fit:
             "steps": self.optimizer.steps_done,
             "simulations": int(sum(row["simulations"] for row in self.rows)),
             "seconds": sum(row["seconds"] for row in self.rows),
-            "start": _columns(start),
-            "fitted": _columns(parameters),
+            "start": columns_of(start),
+            "fitted": columns_of(parameters),
             "last": self.rows[-1] if self.rows else {},
             "files": {
                 "model": str(model),
@@ -143,7 +140,7 @@ class Fit:
             return []
         unknown = dict.fromkeys(self.rows[-1], float("nan"))
         step = self.rows[-1]["step"] + 1
-        return [{**unknown, **_columns(parameters), "step": step, "simulations": 0.0}]
+        return [{**unknown, **columns_of(parameters), "step": step, "simulations": 0.0}]
 
     def _resume(self, found: Checkpoint) -> None:
         mine, theirs = set(self.problem.fitted.start), set(found.optimizer["parameters"])
@@ -176,35 +173,3 @@ class Fit:
         for row in self.rows:
             writer.writerow({key: f"{value:.9g}" for key, value in row.items()})
         write_atomically(self.folder / TABLE, text.getvalue().encode())
-
-
-def _row(output: StepOutput) -> dict[str, float]:
-    """A row of the table: what the parameters before the step gave."""
-    row = {
-        "step": float(output.step),
-        "seconds": output.seconds,
-        "simulations": float(output.simulations),
-        "loss": sum(output.losses.values()) / len(output.losses),
-        **{f"loss:{name}": loss for name, loss in output.losses.items()},
-        **_columns(output.before),
-    }
-    for name, values in output.values.items():
-        for key, value in values.items():
-            if key == "n_eff":
-                row[f"n_eff:{name}"] = min(value)
-            elif isinstance(value, int | float):
-                row[f"{key}:{name}"] = float(value)
-    return row
-
-
-def _columns(parameters: dict[str, torch.Tensor]) -> dict[str, float]:
-    found = {}
-    for name, value in parameters.items():
-        numbers = value.detach().double().flatten()
-        if len(numbers) == 1:
-            found[name] = float(numbers[0])
-        elif len(numbers) <= COLUMNS_OF_TENSOR:
-            found.update({f"{name}[{k}]": v for k, v in enumerate(numbers.tolist())})
-        else:
-            found[f"rms:{name}"] = float(numbers.square().mean().sqrt())
-    return found

@@ -116,7 +116,7 @@ def read_fitted(root: Table, model: WorkerModel) -> Fitted:
     for name, value in _by_name(table.table("start"), names).items():
         number = _numbers(value, 1, f"{table.where}.start.{name}")[0]
         start[name] = torch.full_like(start[name], number)
-    bounds = {}
+    bounds: dict[str, Bounds] = {}
     for name, value in _by_name(table.table("bounds"), names).items():
         low, high = _numbers(value, 2, f"{table.where}.bounds.{name}")
         bounds[name] = (low, high)
@@ -138,8 +138,7 @@ def read_update(root: Table, names: list[str]) -> UpdateSettings:
     found = UpdateSettings(
         method=table.one_of("method", METHODS, "adam"),
         rates=tuple(
-            _numbers(rates.get(name, rate), 1, f"{table.where}.rates.{name}")[0]
-            for name in names
+            _numbers(rates.get(name, rate), 1, f"{table.where}.rates.{name}")[0] for name in names
         ),
         decay=_positive(table, "decay", 1.0),
         momentum=table.number("momentum", 0.0),

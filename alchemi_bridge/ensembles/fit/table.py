@@ -43,7 +43,7 @@ class Table(Section):
         """A text; one without a default must be there."""
         value = self.get(key, default)
         if not isinstance(value, str) or not value.strip():
-            raise self.refuse(key, "a text", _said(value), f"write {key} = \"...\"")
+            raise self.refuse(key, "a text", _said(value), f'write {key} = "..."')
         return value
 
     def named(self, key: str) -> list[str]:

@@ -1,8 +1,9 @@
 """DiffTRe: differentiate averages over trajectories without differentiating the dynamics.
 
 Averages are reweighted (:mod:`alchemi_bridge.ensembles.reweighting`), so that they depend on the
-parameters through the energies of the frames, and directly where the observable is one of energies.
-A function of all energies is differentiated in two passes (:mod:`alchemi_bridge.ensembles.energies`).
+parameters through the energies of the frames, and directly where the observable is one of
+energies. A function of all energies is differentiated in two passes
+(:mod:`alchemi_bridge.ensembles.energies`).
 
 Source: S. Thaler and J. Zavadlav, Nat. Commun. 12, 6884 (2021), doi:10.1038/s41467-021-27241-4.
 """

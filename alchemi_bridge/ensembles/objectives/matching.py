@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import ase
-import numpy as np
 import torch
 
 from alchemi_bridge.ensembles.energies import Frames
@@ -142,7 +141,7 @@ class EnergyForceObjective(Objective):
         if self.needs:
             trajectory = observables[self.needs[0]]
             frames = frames_of(model, trajectory, self.chunk)
-            return frames, torch.from_numpy(np.asarray(trajectory.energies)), None
+            return frames, torch.from_numpy(trajectory.energies.copy()), None
         labels = self._labels
         digest = digest_of(
             *(
@@ -157,5 +156,5 @@ class EnergyForceObjective(Objective):
             (self.chunk,),
             lambda: Frames.of_atoms(model.loaded, labels.frames, chunk=self.chunk),
         )
-        forces = None if labels.forces is None else torch.from_numpy(labels.forces)
-        return frames, torch.from_numpy(labels.energies), forces
+        forces = None if labels.forces is None else torch.from_numpy(labels.forces.copy())
+        return frames, torch.from_numpy(labels.energies.copy()), forces

@@ -1,4 +1,4 @@
-"""DiffTRe: averages of reweighted trajectories against targets, with gradients by the parameters."""
+"""DiffTRe: averages of reweighted trajectories against targets, with gradients."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alchemi_bridge.ensembles.objectives.difftre import Reweighting, Sample
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.models import ModelFile
 from alchemi_bridge.ensembles.objectives.checks import require_weight
+from alchemi_bridge.ensembles.objectives.difftre import Reweighting, Sample
 from alchemi_bridge.ensembles.objectives.targets import Target
 from alchemi_bridge.ensembles.work import Objective, Outcome, Parameters, Simulator
 from alchemi_bridge.errors import ConfigurationError

@@ -73,7 +73,9 @@ def values_of(
             got=f"an array of shape {tuple(np.shape(found))}",
             fix="let it return an array of which the first axis are the frames",
         )
-    return found if isinstance(found, torch.Tensor) else torch.from_numpy(found).double()
+    return (
+        found if isinstance(found, torch.Tensor) else torch.from_numpy(np.array(found, np.float64))
+    )
 
 
 @dataclass(frozen=True, eq=False)
