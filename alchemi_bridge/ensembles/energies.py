@@ -1,8 +1,8 @@
 """Energies and forces of many frames, and what depends on them differentiated by the model.
 
 A function L of all energies is differentiated in two passes, which is exact: energies without a
-graph, from which L and dL/dU follow; then chunk by chunk ``sum_i dL/dU_i dU_i/dtheta``. The graph of
-one chunk is alive at a time, however many frames there are. Forces go the same way.
+graph, from which L and dL/dU follow; then chunk by chunk ``sum_i dL/dU_i dU_i/dtheta``. The graph
+of one chunk is alive at a time, however many frames there are. Forces go the same way.
 """
 
 from __future__ import annotations

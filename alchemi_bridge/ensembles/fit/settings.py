@@ -87,9 +87,10 @@ def read_executor(root: Table, address: str | None) -> ExecutorSettings:
     """The table ``executor``; an address that is given here goes before its own."""
     table = root.table("executor")
     kind = table.one_of("kind", EXECUTORS, "in-process" if address is None else "ray")
+    own = table.text("address") if table.has("address") else None
     found = ExecutorSettings(
         kind="ray" if address is not None else kind,
-        address=address or (table.text("address") if table.has("address") else None),
+        address=address or own,
         init_options=dict(table.table("init_options").values),
         runtime_env=dict(table.table("runtime_env").values),
     )

@@ -103,7 +103,7 @@ class Target:
 
     name: str
     observable: Observable
-    value: np.ndarray
+    value: np.ndarray | float
     weight: float = 1.0
     scale: float = 1.0
     temperature: float | None = None
