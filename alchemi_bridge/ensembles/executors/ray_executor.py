@@ -99,8 +99,6 @@ class RayExecutor(Executor):
         )
         ray = self._session.ray
         self._task = ray.remote(run_task)
-        if self._runtime_env and not self._session.ours:
-            self._task = self._task.options(runtime_env=self._runtime_env)
         cores = ray.cluster_resources().get("CPU", 0.0)
         self._width = max(_LEAST_WIDTH, int(_TASKS_PER_CORE * cores))
 
@@ -123,6 +121,13 @@ class RayExecutor(Executor):
         assert self._session is not None  # start() set it
         return self._session.ray
 
+    def _options(self, hints: SchedulerHints) -> dict[str, Any]:
+        options = ray_options(hints)
+        if self._runtime_env and self._session is not None and not self._session.ours:
+            # the session has an environment already, so that each task brings its own
+            options.setdefault("runtime_env", self._runtime_env)
+        return options
+
     # --- resources ------------------------------------------------------------------------------
 
     def check(self, hints: SchedulerHints, what: str) -> None:
@@ -134,7 +139,7 @@ class RayExecutor(Executor):
             If no node has it, or Ray does not know an option in ``custom["ray"]``.
         """
         ray = self._ray
-        options = ray_options(hints)
+        options = self._options(hints)
         needed = needed_resources(options)
         key = tuple(sorted(needed.items()))
         if key not in self._fitting and not self._elastic:
@@ -169,7 +174,7 @@ class RayExecutor(Executor):
     ) -> list[Reference]:
         """Start a task."""
         self.start()
-        options = ray_options(hints)
+        options = self._options(hints)
         task = self._task.options(name=name, num_returns=returns, **options)
         references = task.remote(function, options["num_cpus"], *arguments)
         return [references] if returns == 1 else references

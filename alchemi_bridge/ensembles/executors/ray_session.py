@@ -110,6 +110,8 @@ def open_session(
     options.update(init_options)
     if runtime_env:
         options["runtime_env"] = dict(runtime_env)
+    # all results of a task that failed hold its error, and only one of them is ever read
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     try:
         context = ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
