@@ -87,9 +87,8 @@ def _measure():
 
 
 def test_bounds_are_kept():
-    output = fit([Quadratic("o", 10.0)], bounds={"x": (None, 1.5 + 0.5), "y": (0.0, 3.5)}).run(5)[
-        -1
-    ]
+    bounds = {"x": (None, 2.0), "y": (0.0, 3.5)}
+    output = fit([Quadratic("o", 10.0)], bounds=bounds).run(5)[-1]
     assert output.after["x"].tolist() == [2.0, 2.0]
     assert output.after["y"] == 3.5
 
@@ -106,9 +105,12 @@ def test_a_logarithmic_scale_is_gradient_descent_in_the_logarithm():
 
 def test_the_callback_stops_after_its_step():
     seen = []
-    ours = fit(
-        [Quadratic("o", 0.0)], callback=lambda o, step: (seen.append(step), (None, step < 2))[1]
-    )
+
+    def until_two(output, step):
+        seen.append(step)
+        return None, step < 2
+
+    ours = fit([Quadratic("o", 0.0)], callback=until_two)
     assert len(ours.run(10)) == 3
     assert seen == [0, 1, 2]
     assert ours.steps_done == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -247,11 +248,7 @@ def _same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) ->
 
 def _check_finite(output: StepOutput) -> None:
     wrong = [
-        *(
-            f"loss of '{n}'"
-            for n, v in output.losses.items()
-            if not torch.isfinite(torch.tensor(v))
-        ),
+        *(f"loss of '{n}'" for n, v in output.losses.items() if not math.isfinite(v)),
         *(f"gradient by '{n}'" for n, v in output.gradient.items() if not _finite({n: v})),
         *(f"new '{n}'" for n, v in output.after.items() if not _finite({n: v})),
     ]

@@ -25,8 +25,8 @@ class Variables:
     parameters
         Floating-point tensors of any shape, by name.
     scales
-        ``"log"``: the optimizer sees the logarithm, so that a learning rate is a relative change and
-        the sign stays. Those not named are ``"linear"``.
+        ``"log"``: the optimizer sees the logarithm, so that a learning rate is a relative change
+        and the sign stays. Those not named are ``"linear"``.
     bounds
         Lowest and highest value of each element, of some parameters.
 

@@ -9,7 +9,13 @@ from alchemi_bridge.ensembles.executors.base import Executor, Reference
 from alchemi_bridge.ensembles.executors.in_process import torch_threads
 from alchemi_bridge.ensembles.executors.ray_session import Session, open_session
 from alchemi_bridge.ensembles.hints import SchedulerHints
-from alchemi_bridge.errors import BridgeError, ConfigurationError, WorkerDiedError, first_line
+from alchemi_bridge.errors import (
+    BridgeError,
+    ConfigurationError,
+    WorkerDiedError,
+    first_line,
+    last_line,
+)
 
 #: Tasks in flight for each core, so that no core waits for the driver.
 _TASKS_PER_CORE = 4
@@ -99,8 +105,6 @@ class RayExecutor(Executor):
         )
         ray = self._session.ray
         self._task = ray.remote(run_task)
-        if self._runtime_env and not self._session.ours:
-            self._task = self._task.options(runtime_env=self._runtime_env)
         cores = ray.cluster_resources().get("CPU", 0.0)
         self._width = max(_LEAST_WIDTH, int(_TASKS_PER_CORE * cores))
 
@@ -123,6 +127,13 @@ class RayExecutor(Executor):
         assert self._session is not None  # start() set it
         return self._session.ray
 
+    def _options(self, hints: SchedulerHints) -> dict[str, Any]:
+        options = ray_options(hints)
+        if self._runtime_env and self._session is not None and not self._session.ours:
+            # the session has an environment already, so that each task brings its own
+            options.setdefault("runtime_env", self._runtime_env)
+        return options
+
     # --- resources ------------------------------------------------------------------------------
 
     def check(self, hints: SchedulerHints, what: str) -> None:
@@ -134,7 +145,7 @@ class RayExecutor(Executor):
             If no node has it, or Ray does not know an option in ``custom["ray"]``.
         """
         ray = self._ray
-        options = ray_options(hints)
+        options = self._options(hints)
         needed = needed_resources(options)
         key = tuple(sorted(needed.items()))
         if key not in self._fitting and not self._elastic:
@@ -169,7 +180,7 @@ class RayExecutor(Executor):
     ) -> list[Reference]:
         """Start a task."""
         self.start()
-        options = ray_options(hints)
+        options = self._options(hints)
         task = self._task.options(name=name, num_returns=returns, **options)
         references = task.remote(function, options["num_cpus"], *arguments)
         return [references] if returns == 1 else references
@@ -195,6 +206,14 @@ class RayExecutor(Executor):
             cause: BaseException = error
             while isinstance(cause, errors.RayTaskError) and cause.cause is not cause:
                 cause = cause.cause
+            if isinstance(cause, errors.RaySystemError):
+                raise ConfigurationError(
+                    "function or arguments of a Ray task",
+                    expected="what the workers can load",
+                    got=last_line(cause),
+                    fix="put its module where workers find it: install it on all nodes, or name it "
+                    "in PYTHONPATH or runtime_env",
+                ) from error
             raise cause from error
         except (errors.RuntimeEnvSetupError, errors.TaskUnschedulableError) as error:
             raise ConfigurationError(

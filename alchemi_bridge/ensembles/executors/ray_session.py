@@ -105,11 +105,15 @@ def open_session(
     options: dict[str, Any] = {**_QUIET}
     if address == "local":
         options.update(_LOCAL)
+        # what Ray does by itself for a local one, but for the warning that it did
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     else:
         address = find_cluster(address, timeout)
     options.update(init_options)
     if runtime_env:
         options["runtime_env"] = dict(runtime_env)
+    # all results of a task that failed hold its error, and only one of them is ever read
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     try:
         context = ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
