@@ -13,6 +13,7 @@ import pytest
 import torch
 from ase import units
 from ase.build import bulk
+from ase.constraints import FixAtoms
 from lammps_runs import missing as lammps_missing
 from lammps_runs import needs_lammps
 
@@ -344,6 +345,12 @@ def test_what_can_not_be_simulated(argon_file: Path, tmp_path: Path) -> None:
         simulator("ase", argon_file, structure=bulk("Cu", cubic=True)).check()
     with pytest.raises(ModelLoadError, match="nowhere"):
         simulator("ase", tmp_path / "nowhere.pt").check()
+    fixed = argon()
+    fixed.set_constraint(FixAtoms([0]))
+    with pytest.raises(ConfigurationError, match="FixAtoms"):
+        simulator("lammps", argon_file, structure=fixed)
+    held, _ = run(simulator("ase", argon_file, structure=fixed))
+    np.testing.assert_array_equal(held.positions[:, 0], [fixed.positions[0]] * 4)
     isotopes = argon()
     isotopes.set_masses([36.0, *[40.0] * (len(isotopes) - 1)])
     with pytest.raises(ConfigurationError, match="masses"):
