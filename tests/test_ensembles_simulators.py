@@ -13,6 +13,7 @@ import pytest
 import torch
 from ase import units
 from ase.build import bulk
+from ase.constraints import FixAtoms
 from lammps_runs import missing as lammps_missing
 from lammps_runs import needs_lammps
 
@@ -202,33 +203,38 @@ def test_replicas(engine: str, argon_file: Path) -> None:
     assert len(found.after(2)) == 6
 
 
-def kelvin(state: State, masses: np.ndarray) -> np.ndarray:
-    """(n_members,) kinetic temperatures, all 3N degrees of freedom."""
-    return np.array([(masses[:, None] * m.velocities**2).mean() / units.kB for m in state.members])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "ase",
+        pytest.param("lammps", marks=[needs_lammps, pytest.mark.slow]),
+        pytest.param("nvalchemi", marks=[needs_nvalchemi, *WARNS]),
+    ],
+)
+def test_langevin_dynamics_are_canonical(engine: str, argon_file: Path) -> None:
+    """kT/2 for each velocity, and, in a crystal so cold that it is harmonic, for each vibration.
 
-
-@every_engine
-def test_langevin_dynamics_have_the_temperature(engine: str, argon_file: Path) -> None:
-    """Of 1152 velocities each, which friction has made forget the start ten times over.
-
-    The crystal at rest in its wells takes half of the velocities that they start with: only the
-    thermostat brings them back.
+    The crystal at rest in its wells takes half of the energy that it starts with: only the
+    thermostat brings it back, within exp(-5).
     """
-    asked, replicas = 45.0, 12
+    asked, replicas = 5.0, 8
+    crystal = bulk("Ar", "fcc", a=5.3, cubic=True) * 2
     unit = simulator(
-        engine, argon_file, temperature=asked, friction=10.0, steps=1, every=1,
+        engine, argon_file, structure=crystal, temperature=asked, friction=5.0, steps=1, every=1,
         equilibration=250, replicas=replicas,
     )  # fmt: skip
-    _, state = run(unit)
-    found = kelvin(state, unit.atoms.get_masses()) / asked
-    # a variance of 2 over the number of degrees of freedom
+    found, state = run(unit)
+    masses = crystal.get_masses()[:, None]
+    squares = np.array([masses * m.velocities**2 for m in state.members]) / units.kB / asked
+    # a variance is known to its square root of 2 over the number of degrees of freedom
     error = np.sqrt(2.0 / (96 * replicas))
-    assert found.mean() == pytest.approx(1.0, abs=4.0 * error)
-    assert found.std(ddof=1) == pytest.approx(np.sqrt(2.0 / 96), rel=0.7)
-    # equipartition: no direction is special
-    masses = unit.atoms.get_masses()[:, None]
-    by_axis = np.mean([(masses * m.velocities**2).mean(axis=0) for m in state.members], axis=0)
-    np.testing.assert_allclose(by_axis / units.kB / asked, 1.0, atol=4.0 * np.sqrt(3.0) * error)
+    assert squares.mean() == pytest.approx(1.0, abs=4.0 * error)
+    # no direction is special, and no atom
+    np.testing.assert_allclose(squares.mean(axis=(0, 1)), 1.0, atol=4.0 * np.sqrt(3.0) * error)
+    assert squares.mean(axis=(1, 2)).std(ddof=1) == pytest.approx(np.sqrt(2.0 / 96), rel=0.7)
+    minimum = LennardJonesOracle(types=[18], epsilon=[0.0104], sigma=[3.4], cutoff=6.5)
+    vibrations = (found.energies - minimum.evaluate(crystal).energy) / (0.5 * units.kB * asked)
+    assert vibrations.mean() / 93 == pytest.approx(1.0, abs=4.0 * error + np.exp(-5.0))
 
 
 @pytest.mark.slow
@@ -344,6 +350,12 @@ def test_what_can_not_be_simulated(argon_file: Path, tmp_path: Path) -> None:
         simulator("ase", argon_file, structure=bulk("Cu", cubic=True)).check()
     with pytest.raises(ModelLoadError, match="nowhere"):
         simulator("ase", tmp_path / "nowhere.pt").check()
+    fixed = argon()
+    fixed.set_constraint(FixAtoms([0]))
+    with pytest.raises(ConfigurationError, match="FixAtoms"):
+        simulator("lammps", argon_file, structure=fixed)
+    held, _ = run(simulator("ase", argon_file, structure=fixed))
+    np.testing.assert_array_equal(held.positions[:, 0], [fixed.positions[0]] * 4)
     isotopes = argon()
     isotopes.set_masses([36.0, *[40.0] * (len(isotopes) - 1)])
     with pytest.raises(ConfigurationError, match="masses"):

@@ -145,19 +145,17 @@ class RadialDistribution:
         """
         _require_periodic(trajectory, "a radial distribution function")
         ofs, bys = (self._members(trajectory.numbers, k) for k in (0, 1))
-        search = NeighborList(cutoff=float(self.r_max), full_list=True)
+        # each pair once: it counts for both of its atoms
+        search = NeighborList(cutoff=float(self.r_max), full_list=False)
         counts = np.empty((len(trajectory), self.bins))
         per_length = self.bins / self.r_max
         for k, (positions, cell) in enumerate(
             zip(trajectory.positions, trajectory.cells, strict=True)
         ):
-            if self.pair is None:
-                [distances] = search.compute(positions, cell, periodic=True, quantities="d")
-            else:
-                i, j, distances = search.compute(positions, cell, periodic=True, quantities="ijd")
-                distances = distances[ofs[i] & bys[j]]
+            i, j, distances = search.compute(positions, cell, periodic=True, quantities="ijd")
+            both = (ofs[i] & bys[j]).astype(np.float64) + (ofs[j] & bys[i])
             places = (distances * per_length).astype(np.int64)
-            counts[k] = np.bincount(places, minlength=self.bins + 1)[: self.bins]
+            counts[k] = np.bincount(places, both, minlength=self.bins + 1)[: self.bins]
         shells = 4.0 / 3.0 * np.pi * np.diff(self.edges**3)
         density = bys.sum() / trajectory.volumes
         found: np.ndarray = counts / (ofs.sum() * density[:, None] * shells)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import ase
 import numpy as np
 
-from alchemi_bridge.engines.ase import BridgeCalculator
 from alchemi_bridge.engines.structure_files import read_structure
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.models import ModelFile, WorkerModel
+from alchemi_bridge.ensembles.simulators.frames import energies_of
 from alchemi_bridge.ensembles.simulators.plan import (
-    Member,
     Plan,
     Recorded,
     State,
@@ -33,9 +32,6 @@ from alchemi_bridge.errors import (
     SpeciesError,
     first_line,
 )
-
-#: Atoms in one evaluation of frames: enough to be fast, and little enough memory for any model.
-ATOMS_AT_ONCE = 20_000
 
 
 @dataclass(kw_only=True, eq=False)
@@ -128,6 +124,13 @@ class DynamicsSimulator(Simulator):
                 got=f"pbc {tuple(bool(p) for p in self.atoms.pbc)}",
                 fix="make it periodic, or choose another ensemble",
             )
+        if self.atoms.constraints and self.engine != "ase":
+            raise ConfigurationError(
+                f"structure of {what}",
+                expected="no constraints, of which only the engine 'ase' knows",
+                got=", ".join(type(c).__name__ for c in self.atoms.constraints),
+                fix="remove them, or choose 'ase'",
+            )
         if not isinstance(self.replicas, int) or self.replicas < 1:
             raise ConfigurationError(
                 f"replicas of {what}",
@@ -181,7 +184,8 @@ class DynamicsSimulator(Simulator):
                 fix="install it, or choose another engine",
             )
         self.file = self.file.check()
-        loaded = self.file.load().loaded
+        # workers may have the device that is named, and this process none of the kind
+        loaded = replace(self.file, device=None).load().loaded
         unknown = sorted(set(self.atoms.numbers.tolist()) - loaded.atomic_types)
         if unknown:
             raise SpeciesError(
@@ -300,69 +304,3 @@ class DynamicsSimulator(Simulator):
             fix="take a shorter time step, a relaxed structure, or parameters that are nearer to "
             "good ones",
         )
-
-
-def energies_of(model: WorkerModel, atoms: ase.Atoms, part: Recorded) -> np.ndarray:
-    """(n_frames,) float64 energies of the frames in eV, some frames at once."""
-    calculator = BridgeCalculator(model.loaded, comm=None, uncertainty_threshold=None)
-    at_once = max(1, ATOMS_AT_ONCE // max(1, len(atoms)))
-    found: list[float] = []
-    for first in range(0, len(part.positions), at_once):
-        frames = []
-        for positions, cell in zip(
-            part.positions[first : first + at_once],
-            part.cells[first : first + at_once],
-            strict=True,
-        ):
-            frames.append(ase.Atoms(atoms.numbers, positions, cell=cell, pbc=atoms.pbc))
-        found += [float(e) for e in calculator.compute_energy(frames)["energy"]]
-    return np.array(found)
-
-
-SomeSimulator = TypeVar("SomeSimulator", bound=DynamicsSimulator)
-
-
-def multi_temperature(
-    kind: type[SomeSimulator],
-    temperatures: Sequence[float],
-    name: str,
-    *,
-    n: int = 1,
-    **options: Any,
-) -> list[SomeSimulator]:
-    """Simulators ``name.0``, ``name.1``, ... that differ in their temperatures.
-
-    Parameters
-    ----------
-    kind
-        The class.
-    temperatures
-        K.
-    n
-        How many for each temperature: more than one are called ``name.0.0``, ``name.0.1``, ...
-    options
-        Those of the class.
-
-    Raises
-    ------
-    ConfigurationError
-        If there are no temperatures, or what the class raises.
-    """
-    if not len(temperatures):
-        raise ConfigurationError(
-            f"temperatures of '{name}'",
-            expected="at least one",
-            got="none",
-            fix="name some temperatures, K",
-        )
-    made: list[SomeSimulator] = []
-    for k, temperature in enumerate(temperatures):
-        given = {**options, "temperature": float(temperature)}
-        if n == 1:
-            made.append(kind(name=f"{name}.{k}", **given))
-        else:
-            made += kind.create_n(n, f"{name}.{k}", **given)
-    return made
-
-
-__all__ = ["DynamicsSimulator", "Member", "Plan", "Recorded", "State", "multi_temperature"]
