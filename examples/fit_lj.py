@@ -33,7 +33,9 @@ ENERGY, RDF = PotentialEnergy(per_atom=True), RadialDistribution(r_max=8.0, bins
 
 def model(name: str, factor: float) -> str:
     values = {key: [factor * value] for key, value in TRUE.items()}
-    path = potentials.export("lennard_jones", name, types=[18], cutoff=6.5, trainable=True, **values)
+    path = potentials.export(
+        "lennard_jones", name, types=[18], cutoff=6.5, trainable=True, **values
+    )
     return str(path)
 
 

@@ -20,6 +20,7 @@ from kernel_parts import needs_compiler
 from alchemi_bridge import BridgeCalculator
 from alchemi_bridge.engines import plugins
 from alchemi_bridge.engines.nvalchemi_version import missing
+from alchemi_bridge.ensembles.fit.problem import read_fit
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MAX_LINES = 80
@@ -35,6 +36,14 @@ EXPECTED = {
     "your_own_model.py": r"(?m)^passed$",
 }
 
+#: The same for those that take long without arguments.
+WITH_ARGUMENTS = {
+    "fit_lj.py": (
+        ("--steps", "2", "--md-steps", "60"),
+        r"(?m)^sigma +3\.400000  2\.890000 .* %\n[2-4] simulations in 2 steps$",
+    )
+}
+
 #: The same for those that need nvalchemi, which warns of its own.
 WITH_NVALCHEMI = {"nvalchemi_dynamics.py": r"(?m)^     3    108 .* \d\d\.\d$"}
 
@@ -42,10 +51,18 @@ WITH_NVALCHEMI = {"nvalchemi_dynamics.py": r"(?m)^     3    108 .* \d\d\.\d$"}
 RANKS = {"nvalchemi_pipeline.py"}
 
 
-def _run(name: str, folder: Path, warnings: str = "error") -> str:
+def _run(name: str, folder: Path, *arguments: str, warnings: str = "error") -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", warnings, "-W", "ignore:`torch.jit", str(EXAMPLES / name)],
+        [
+            sys.executable,
+            "-W",
+            warnings,
+            "-W",
+            "ignore:`torch.jit",
+            str(EXAMPLES / name),
+            *arguments,
+        ],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -58,10 +75,15 @@ def _run(name: str, folder: Path, warnings: str = "error") -> str:
 
 
 def test_all_examples_are_listed() -> None:
-    assert {p.name for p in EXAMPLES.glob("*.py")} == {*EXPECTED, *WITH_NVALCHEMI, *RANKS}
+    assert {p.name for p in EXAMPLES.glob("*.py")} == {
+        *EXPECTED,
+        *WITH_ARGUMENTS,
+        *WITH_NVALCHEMI,
+        *RANKS,
+    }
 
 
-@pytest.mark.parametrize("name", sorted({*EXPECTED, *WITH_NVALCHEMI, *RANKS}))
+@pytest.mark.parametrize("name", sorted({*EXPECTED, *WITH_ARGUMENTS, *WITH_NVALCHEMI, *RANKS}))
 def test_is_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) < MAX_LINES
 
@@ -69,6 +91,21 @@ def test_is_short(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_runs(name: str, tmp_path: Path) -> None:
     assert re.search(EXPECTED[name], _run(name, tmp_path))
+
+
+@pytest.mark.parametrize("name", sorted(WITH_ARGUMENTS))
+def test_runs_with_arguments(name: str, tmp_path: Path) -> None:
+    arguments, expected = WITH_ARGUMENTS[name]
+    assert re.search(expected, _run(name, tmp_path, *arguments))
+
+
+def test_configuration_beside_the_example_fits(tmp_path: Path) -> None:
+    """What --write-target writes is what the configuration beside the example reads."""
+    _run("fit_lj.py", tmp_path, "--write-target", "--md-steps", "20")
+    shutil.copy(EXAMPLES / "fit_lj.toml", tmp_path)
+    found = read_fit(tmp_path / "fit_lj.toml")
+    assert [one.name for one in found.simulators] == ["liquid.0", "liquid.1"]
+    assert found.objectives[0].targets[0].value.shape == (80,)
 
 
 @pytest.mark.slow

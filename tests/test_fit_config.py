@@ -84,7 +84,7 @@ BAD = {
     "parameter": ('"sigma"]', '"sigmma"]', "sigmma"),
     "scale": ('"log"', '"cubic"', "one of linear, log"),
     "engine": ('engine = "ase"', 'engine = "gromacs"', "one of ase, lammps, nvalchemi"),
-    "simulator's key": ("every = 10", "evry = 10", "simulators['liquid'].evry"),
+    "simulator's key": ("every = 10", "stride = 10", "simulators['liquid'].stride"),
     "simulator's value": ("every = 10", "every = 1000", "every"),
     "ensemble": ("every = 10", 'every = 10\nensemble = "nph"', "ensemble"),
     "structure": ("liquid.xyz", "solid.xyz", "solid.xyz"),
@@ -127,7 +127,7 @@ def test_two_simulators_of_one_name(tmp_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="none.toml"):
+    with pytest.raises(ConfigurationError, match=r"none\.toml"):
         read_fit(tmp_path / "none.toml")
 
 

@@ -45,7 +45,7 @@ CONFIG is a TOML file; files in it are relative to its folder:
     scale = 0.2
     [[objectives.targets]]
     kind = "mean-energy"              # eV per atom
-    value = -0.0571
+    value = -0.0288
     scale = 0.002
 
     [optimizer]                       # adam, rmsprop or sgd; rates = {NAME = RATE}
@@ -57,9 +57,9 @@ CONFIG is a TOML file; files in it are relative to its folder:
     kind = "in-process"
 
 Resources are said in [hints] (num_cpus, num_gpus, mem_mb, max_retries, custom), and in a table
-'hints' of a simulator or an objective. Written are fitted.pt, fit.csv (a row for each step), fit.png
-and fit.json. --restart goes on with parameters and optimiser of the last step; trajectories are
-simulated anew.
+'hints' of a simulator or an objective. Written are fitted.pt, fit.csv (a row for each step),
+fit.png and fit.json. --restart goes on with parameters and optimiser of the last step;
+trajectories are simulated anew.
 """
 
 
@@ -68,8 +68,8 @@ def add_parser(subparsers: Any) -> None:
     parser = add_command(
         subparsers,
         "fit",
-        description="Fit parameters of a model to averages of simulations (DiffTRe), or to energies "
-        "and forces.",
+        description="Fit parameters of a model to averages of simulations (DiffTRe), or to "
+        "energies and forces.",
         parents=[json_option()],
         epilog=_EPILOG,
     )

@@ -6,7 +6,8 @@ ensemble (one temperature, one set of parameters): its partition function is unk
 decide how much its frames count. ``pV`` of constant pressure is the same in both ensembles and
 cancels.
 
-Source: S. Thaler and J. Zavadlav, Nat. Commun. 12, 6884 (2021), doi:10.1038/s41467-021-27241-4
+Source: S. Thaler and J. Zavadlav, Nature Communications 12, 6884 (2021),
+doi:10.1038/s41467-021-27241-4
 (DiffTRe; N_eff = exp(-sum w ln w)).
 """
 

@@ -5,7 +5,8 @@ parameters through the energies of the frames, and directly where the observable
 energies. A function of all energies is differentiated in two passes
 (:mod:`alchemi_bridge.ensembles.energies`).
 
-Source: S. Thaler and J. Zavadlav, Nat. Commun. 12, 6884 (2021), doi:10.1038/s41467-021-27241-4.
+Source: S. Thaler and J. Zavadlav, Nature Communications 12, 6884 (2021),
+doi:10.1038/s41467-021-27241-4.
 """
 
 from __future__ import annotations
