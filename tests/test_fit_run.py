@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cli_runs import Cli, as_user, rows
 from fit_parts import argon_model, problem
+from ray_runs import ray_marks
 
 from alchemi_bridge.ensembles.models import ModelFile
 
@@ -129,3 +130,28 @@ def test_nobody_needs_a_simulator(cli: Cli, tmp_path: Path) -> None:
     config = problem(tmp_path, replace=(("[[objectives]]", extra),))
     cli("fit", config, "--output", tmp_path / "out").failed_with("idle")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_fit_on_ray(cli: Cli, tmp_path: Path) -> None:
+    """The same numbers as in this process: random numbers follow names, not places."""
+    ray = """[executor]
+kind = "ray"
+address = "local"
+init_options = {num_cpus = 2, num_gpus = 0, object_store_memory = 100_000_000}
+
+[optimizer]"""
+    config = problem(tmp_path)
+    assert cli("fit", config, "--output", tmp_path / "here").status == 0
+    problem(tmp_path, replace=(("[optimizer]", ray),))
+    run = cli("fit", config, "--output", tmp_path / "there", "--json")
+    assert run.status == 0, run.stderr
+    assert run.document["executor"] == "ray"
+    one, other = (rows(tmp_path / name / "fit.csv") for name in ("here", "there"))
+    for a, b in zip(one, other, strict=True):
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-6)
+
+
+for _mark in ray_marks:
+    test_fit_on_ray = _mark(test_fit_on_ray)

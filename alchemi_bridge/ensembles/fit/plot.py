@@ -35,7 +35,8 @@ def plot_fit(
     expected
         Values of parameters, where they are known: errors are drawn instead of changes.
     curves
-        Drawn instead of the effective numbers: abscissa and ordinate by name.
+        Drawn instead of the effective numbers: abscissa and ordinate by name, the first one is what
+        the others are to be.
     axes_of_curves
         What the two are.
     """
@@ -50,9 +51,10 @@ def plot_fit(
     if curves is None:
         _effective(right, rows)
     else:
-        styles = ("-", "--", ":")
         for k, (label, (x, y)) in enumerate(curves.items()):
-            right.plot(x, y, styles[k % 3], color=COLOURS[k % 6], label=label, linewidth=1.4)
+            # the first, broad and pale, can be seen behind one that lies on it
+            style = {"color": COLOURS[(k - 1) % 6], "linewidth": 1.4, "zorder": 3}
+            right.plot(x, y, label=label, **(style if k else {"color": "0.75", "linewidth": 5.0}))
         right.set(xlabel=axes_of_curves[0], title=axes_of_curves[1])
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
