@@ -105,8 +105,6 @@ def open_session(
     options: dict[str, Any] = {**_QUIET}
     if address == "local":
         options.update(_LOCAL)
-        # what Ray does by itself for a local one, but for the warning that it did
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     else:
         address = find_cluster(address, timeout)
     options.update(init_options)
@@ -114,6 +112,9 @@ def open_session(
         options["runtime_env"] = dict(runtime_env)
     # all results of a task that failed hold its error, and only one of them is ever read
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    # a local one gets a token for its messages by itself, and warns of that. To set RAY_AUTH_MODE
+    # here would be too late: Ray has read it when it was imported.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     try:
         context = ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
