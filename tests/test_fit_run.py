@@ -10,7 +10,10 @@ from cli_runs import Cli, as_user, rows
 from fit_parts import argon_model, problem
 from ray_runs import ray_marks
 
+from alchemi_bridge.ensembles.fit.problem import read_fit
+from alchemi_bridge.ensembles.fit.run import Fit
 from alchemi_bridge.ensembles.models import ModelFile
+from alchemi_bridge.errors import ConfigurationError
 
 
 @pytest.fixture
@@ -130,6 +133,15 @@ def test_nobody_needs_a_simulator(cli: Cli, tmp_path: Path) -> None:
     config = problem(tmp_path, replace=(("[[objectives]]", extra),))
     cli("fit", config, "--output", tmp_path / "out").failed_with("idle")
     assert not (tmp_path / "out").exists()
+
+
+def test_one_fit_at_a_time(tmp_path: Path) -> None:
+    settings = read_fit(problem(tmp_path))
+    output = tmp_path / "out"
+    with Fit(settings, output), pytest.raises(ConfigurationError, match="another one that is"):
+        Fit(settings, output, force=True).__enter__()
+    with Fit(settings, output) as again:
+        assert len(list(again.steps())) == 3
 
 
 @pytest.mark.slow
