@@ -85,6 +85,26 @@ def test_gradient_is_the_difference(case: tuple, with_forces: bool) -> None:
         assert float(gradient[place]) == pytest.approx(expected, rel=FD_RTOL)
 
 
+def test_single_precision(model_file: Callable[..., Path]) -> None:
+    """Sums are taken in double precision; what the model rounds stays rounded."""
+    atoms = [bulk("Ar", "fcc", cubic=True, a=5.4) * (2, 2, 2) for _ in range(3)]
+    for seed, one in enumerate(atoms):
+        one.rattle(0.15, seed=seed)
+    by_forces = torch.sin(torch.arange(288.0, dtype=torch.float64)).reshape(-1, 3)
+    found = {}
+    for dtype in ("float32", "float64"):
+        path = model_file("lennard-jones", **argon_options(), dtype=dtype)
+        model = ModelFile.of(path).load()
+        frames = Frames.of_atoms(model.loaded, atoms, chunk=2)
+        with model.differentiable(["epsilon", "sigma"]) as leaves:
+            found[dtype] = frames.gradient(
+                list(leaves.values()), torch.ones(3, dtype=torch.float64), by_forces
+            )
+    for single, double in zip(found["float32"], found["float64"], strict=True):
+        assert single.dtype == torch.float64
+        assert float(single) == pytest.approx(float(double), rel=1e-4)
+
+
 def test_chunks_make_no_difference(case: tuple) -> None:
     file, atoms, names = case
     model = file.load()
