@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -189,8 +188,6 @@ def fail(folder: str, kind: str) -> None:
         raise ModelError("it", expected="this", got="that", fix="do")
     if kind == "odd":
         raise Odd(1, 2)
-    if kind == "exit":
-        sys.exit(3)
     {}["absent"]
 
 
@@ -392,9 +389,3 @@ def test_a_session_of_its_own_is_joined_and_ended():
         check=False,
     )
     assert done.stdout.endswith("done\n"), done.stderr[-3000:]
-
-
-def test_threads_of_the_driver_are_left_alone(executor):
-    before = threading.active_count()
-    run(executor, threads)
-    assert threading.active_count() == before
