@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +21,7 @@ from alchemi_bridge.ensembles import (
     SchedulerHints,
     Simulator,
 )
-from alchemi_bridge.errors import ConfigurationError, NotReadyError, ProtocolError
+from alchemi_bridge.errors import ConfigurationError, EvaluationError, NotReadyError, ProtocolError
 
 
 def loop(simulators: list, objectives: list, **options: Any) -> ReactiveLoop:
@@ -202,6 +203,17 @@ def test_wrong_returns_name_the_unit(folder):
         loop([a], [X("o", (a.observable(),))]).run()
     with pytest.raises(ConfigurationError, match=r"objective 'o'.*got float"):
         loop([], [Number("o", (), folder)]).run()
+
+
+def test_a_unit_that_exits_has_failed(folder):
+    class Exits(Counting):
+        def run(self, parameters, state):
+            sys.exit(3)
+
+    a = Exits("a", folder)
+    answer = loop([a], [X("o", (a.observable(),))]).run(errors="keep").outcomes["o"]
+    assert isinstance(answer, EvaluationError)
+    assert "sys.exit(3)" in str(answer)
 
 
 def test_an_error_of_the_listener_ends_the_run(folder):

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -189,8 +188,6 @@ def fail(folder: str, kind: str) -> None:
         raise ModelError("it", expected="this", got="that", fix="do")
     if kind == "odd":
         raise Odd(1, 2)
-    if kind == "exit":
-        sys.exit(3)
     {}["absent"]
 
 
@@ -212,6 +209,15 @@ def test_errors_come_with_their_own_type_and_are_not_tried_again(executor, folde
         run(executor, fail, folder, "odd", max_retries=3)
     for kind in ("key", "bridge", "odd"):
         assert len(notes(folder, f"tried.{kind}")) == 1
+
+
+def test_code_that_workers_can_not_load_is_named(executor, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def one():\n    return 1\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_here
+
+    with pytest.raises(ConfigurationError, match=r"No module named 'only_here'.*PYTHONPATH"):
+        run(executor, only_here.one)
 
 
 def test_the_first_error_cancels_what_is_running(executor, folder):
@@ -383,9 +389,3 @@ def test_a_session_of_its_own_is_joined_and_ended():
         check=False,
     )
     assert done.stdout.endswith("done\n"), done.stderr[-3000:]
-
-
-def test_threads_of_the_driver_are_left_alone(executor):
-    before = threading.active_count()
-    run(executor, threads)
-    assert threading.active_count() == before
