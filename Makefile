@@ -109,6 +109,11 @@ nvalchemi: .venv/.installed ## add nvalchemi to .venv (900 MB), for the tests of
 	.venv/bin/python -m pip install --disable-pip-version-check --no-input --no-user \
 	    --constraint constraints.txt $(PIP_ARGS) torch --editable '.[nvalchemi]'
 
+.PHONY: ray
+ray: .venv/.installed ## add Ray to .venv (240 MB), for the tests of ensembles on it, which are skipped without it
+	.venv/bin/python -m pip install --disable-pip-version-check --no-input --no-user \
+	    --constraint constraints.txt $(PIP_ARGS) torch --editable '.[ray]'
+
 # --- tests --------------------------------------------------------------------------------------
 
 # one thread per worker: the systems are small, and the workers share the cores

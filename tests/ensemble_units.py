@@ -58,7 +58,7 @@ class Counting(Simulator):
         note(self.folder, f"ran.{self.name}", os.getpid())
         if count in self.fails_in:
             raise ArithmeticError(f"{self.name} fails in run {count}")
-        x = float(parameters["x"]) if "x" in parameters else 0.0
+        x = float(parameters["x"].sum()) if "x" in parameters else 0.0
         return tuple(float(count) if output == "count" else x for output in self.outputs), count
 
 

@@ -1,0 +1,310 @@
+"""Tasks on Ray: on all cores of this machine, or on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from alchemi_bridge.ensembles.executors.base import Executor, Reference
+from alchemi_bridge.ensembles.executors.in_process import torch_threads
+from alchemi_bridge.ensembles.executors.ray_session import Session, open_session
+from alchemi_bridge.ensembles.hints import SchedulerHints
+from alchemi_bridge.errors import BridgeError, ConfigurationError, WorkerDiedError, first_line
+
+#: Tasks in flight for each core, so that no core waits for the driver.
+_TASKS_PER_CORE = 4
+
+#: ... and at least, since a task may ask for a small part of a core.
+_LEAST_WIDTH = 32
+
+
+class RayExecutor(Executor):
+    """Runs tasks on Ray, with the resources that they ask for.
+
+    Results stay in Ray's object store until a task or this process reads them. (Results of up to
+    100 kB lie in the memory of this process, unread: Ray's way with small ones.) Arrays of NumPy
+    come to a task without a copy, and can not be written to there.
+
+    A task whose process dies is run again, at most ``max_retries`` times (Ray's own default is 3);
+    one that raises is not. One that Ray itself ended because the machine was out of memory is run
+    again without limit, unless ``max_retries`` is 0 or the variable ``RAY_task_oom_retries`` of the
+    environment in which Ray was started says otherwise.
+
+    Parameters
+    ----------
+    address
+        ``None``: the session that this process is in, else the cluster that ``RAY_ADDRESS`` names,
+        else a local Ray that is started for the first task. ``"local"``: always a local Ray.
+        ``"auto"``: one that runs on this machine. ``"host:port"``: a cluster, of which this machine
+        has to be a node. ``"ray://host:port"``: a cluster elsewhere; needs ``ray[client]``.
+    init_options
+        Arguments of ``ray.init``; they overrule what is chosen here (no output of the workers, no
+        dashboard).
+    runtime_env
+        Ray's description of the workers' environment: ``{"env_vars": {...}}``, or
+        ``{"py_modules": [...]}`` for a cluster whose nodes lack packages.
+    elastic
+        The cluster may grow: nothing is refused because today's nodes lack it.
+    timeout
+        Seconds that a cluster has to answer.
+
+    Notes
+    -----
+    :meth:`close` ends the session if it was begun here: a local Ray stops then, a cluster goes on
+    without this process. A Ray that was there before is never stopped.
+    """
+
+    name = "ray"
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        init_options: Mapping[str, Any] | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
+        elastic: bool = False,
+        timeout: float = 30.0,
+    ) -> None:
+        self._address = address
+        self._init_options = dict(init_options or {})
+        self._runtime_env = dict(runtime_env or {})
+        if self._runtime_env and "runtime_env" in self._init_options:
+            raise ConfigurationError(
+                "runtime_env of Ray",
+                expected="one",
+                got="another among init_options",
+                fix="leave one of them out",
+            )
+        self._elastic = elastic
+        self._timeout = timeout
+        self._session: Session | None = None
+        self._task: Any = None
+        self._fitting: set[tuple] = set()
+        self._width = _LEAST_WIDTH
+
+    # --- session --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Join or start a Ray session, if this was not done yet.
+
+        Raises
+        ------
+        ConfigurationError
+            If Ray is not installed, does not answer, or does not take the options.
+        """
+        if self._session is not None:
+            return
+        self._session = open_session(
+            self._address, self._init_options, self._runtime_env, self._timeout
+        )
+        ray = self._session.ray
+        self._task = ray.remote(run_task)
+        cores = ray.cluster_resources().get("CPU", 0.0)
+        self._width = max(_LEAST_WIDTH, int(_TASKS_PER_CORE * cores))
+
+    def close(self) -> None:
+        """End the session if it was begun here."""
+        session, self._session = self._session, None
+        self._task = None
+        self._fitting.clear()
+        if session is not None:
+            session.close()
+
+    @property
+    def width(self) -> int:
+        """Several tasks for each core."""
+        return self._width
+
+    @property
+    def _ray(self) -> Any:
+        self.start()
+        assert self._session is not None  # start() set it
+        return self._session.ray
+
+    def _options(self, hints: SchedulerHints) -> dict[str, Any]:
+        options = ray_options(hints)
+        if self._runtime_env and self._session is not None and not self._session.ours:
+            # the session has an environment already, so that each task brings its own
+            options.setdefault("runtime_env", self._runtime_env)
+        return options
+
+    # --- resources ------------------------------------------------------------------------------
+
+    def check(self, hints: SchedulerHints, what: str) -> None:
+        """Raise unless some node has all that is asked for: Ray would wait for ever.
+
+        Raises
+        ------
+        ConfigurationError
+            If no node has it, or Ray does not know an option in ``custom["ray"]``.
+        """
+        ray = self._ray
+        options = self._options(hints)
+        needed = needed_resources(options)
+        key = tuple(sorted(needed.items()))
+        if key not in self._fitting and not self._elastic:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            if not any(_fits(needed, node) for node in nodes):
+                raise _impossible(what, needed, nodes)
+            self._fitting.add(key)
+        try:
+            self._task.options(**options)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"hints of {what}",
+                expected="options of a Ray task",
+                got=first_line(error),
+                fix='look at custom["ray"]',
+            ) from error
+
+    # --- tasks ----------------------------------------------------------------------------------
+
+    def put(self, value: Any) -> Reference:
+        """Keep a value in the object store."""
+        return self._ray.put(value)
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[Any],
+        *,
+        name: str,
+        hints: SchedulerHints,
+        returns: int = 1,
+    ) -> list[Reference]:
+        """Start a task."""
+        self.start()
+        options = self._options(hints)
+        task = self._task.options(name=name, num_returns=returns, **options)
+        references = task.remote(function, options["num_cpus"], *arguments)
+        return [references] if returns == 1 else references
+
+    def wait(self, references: Sequence[Reference]) -> list[Reference]:
+        """Those that are finished, at least one."""
+        wait, asked = self._ray.wait, list(references)
+        if not asked:
+            return []
+        # what is ready stays where it is: fetch_local would bring it here
+        ready, others = wait(asked, num_returns=1, fetch_local=False)
+        if others:
+            ready += wait(others, num_returns=len(others), timeout=0, fetch_local=False)[0]
+        finished = set(ready)
+        return [reference for reference in asked if reference in finished]
+
+    def result(self, reference: Reference) -> Any:
+        """Fetch a value."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(reference)
+        except errors.RayTaskError as error:
+            cause: BaseException = error
+            while isinstance(cause, errors.RayTaskError) and cause.cause is not cause:
+                cause = cause.cause
+            raise cause from error
+        except (errors.RuntimeEnvSetupError, errors.TaskUnschedulableError) as error:
+            raise ConfigurationError(
+                "Ray task", expected="one that Ray can start", got=first_line(error), fix=_LOOK
+            ) from error
+        except (
+            errors.WorkerCrashedError,
+            errors.OutOfMemoryError,
+            errors.NodeDiedError,
+            errors.ObjectLostError,
+        ) as error:
+            raise WorkerDiedError(
+                "process of a Ray task",
+                expected="one that lives until its task is done",
+                got=f"{type(error).__name__}: {first_line(error)}",
+                fix="look for what ended it (memory?); max_retries says how often it may",
+            ) from error
+
+    def cancel(self, references: Sequence[Reference]) -> None:
+        """Give up tasks; the processes of those that are running end.
+
+        A process that was interrupted somewhere would be in a state that nobody knows.
+        """
+        if self._session is None or not self._session.ray.is_initialized():
+            return
+        for reference in references:
+            self._session.ray.cancel(reference, force=True)
+
+
+_LOOK = "look at runtime_env and at Ray's logs"
+
+
+def run_task(function: Callable[..., Any], num_cpus: float, *arguments: Any) -> Any:
+    """What a worker runs: a function, with as many threads of torch as it has cores."""
+    with torch_threads(num_cpus):
+        try:
+            return function(*arguments)
+        except BridgeError:
+            raise
+        except Exception as error:
+            raise _portable(error) from error
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or what it says where it would not arrive."""
+    from ray import cloudpickle
+
+    try:
+        arrived = cloudpickle.loads(cloudpickle.dumps(error))
+    except Exception as problem:  # any error may come out of foreign pickling
+        problem_line = first_line(problem)
+    else:
+        if isinstance(arrived, type(error)):
+            return error
+        problem_line = f"it arrives as {type(arrived).__name__}"
+    kind = type(error)
+    return RuntimeError(
+        f"{kind.__module__}.{kind.__qualname__}: {error} (not pickled: {problem_line})"
+    )
+
+
+def ray_options(hints: SchedulerHints) -> dict[str, Any]:
+    """Options of a Ray task."""
+    options: dict[str, Any] = {
+        "num_cpus": 1 if hints.num_cpus is None else hints.num_cpus,
+        "retry_exceptions": False,
+    }
+    if hints.num_gpus is not None:
+        options["num_gpus"] = hints.num_gpus
+    if hints.mem_mb is not None:
+        options["memory"] = int(hints.mem_mb * 10**6)
+    if hints.max_retries is not None:
+        options["max_retries"] = hints.max_retries
+    options.update(hints.custom.get(RayExecutor.name, {}))
+    return options
+
+
+def needed_resources(options: Mapping[str, Any]) -> dict[str, float]:
+    """What a task takes of a node, under the names that Ray gives resources."""
+    needed = {
+        name: float(options.get(option) or 0.0)
+        for name, option in (("CPU", "num_cpus"), ("GPU", "num_gpus"), ("memory", "memory"))
+    }
+    needed.update({name: float(value) for name, value in (options.get("resources") or {}).items()})
+    return {name: value for name, value in needed.items() if value > 0}
+
+
+def _fits(needed: Mapping[str, float], node: Mapping[str, float]) -> bool:
+    return all(node.get(name, 0.0) >= value for name, value in needed.items())
+
+
+def _impossible(
+    what: str, needed: Mapping[str, float], nodes: Sequence[Mapping[str, float]]
+) -> ConfigurationError:
+    most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in needed}
+    return ConfigurationError(
+        f"resources of {what}",
+        expected=f"what one of {len(nodes)} nodes has (at most {_listed(most)})",
+        got=_listed(needed),
+        fix="ask for less, or tell the executor that the cluster is elastic if it will grow",
+    )
+
+
+def _listed(resources: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{value / 1e6:.0f} MB of memory" if name == "memory" else f"{value:g} {name}"
+        for name, value in resources.items()
+    )

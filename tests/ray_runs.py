@@ -1,0 +1,34 @@
+"""Ray in the tests: local sessions of two cores, begun and ended by the tests themselves."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from mpi_runs import skip_if
+
+from alchemi_bridge.ensembles.executors.ray_executor import RayExecutor
+
+needs_ray = skip_if("" if importlib.util.find_spec("ray") else "Ray is not installed")
+
+#: For modules that run Ray: what it does not close itself is seen whenever memory is collected.
+ray_marks = [
+    needs_ray,
+    # Ray's own sockets and pipes to the processes that it started
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    # a tip about the next version's treatment of tasks without a GPU
+    pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
+]
+
+#: Two cores whatever the machine has, and little memory.
+LOCAL = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 100 * 2**20}
+
+
+@contextmanager
+def local_ray(**options: object) -> Iterator[RayExecutor]:
+    """An executor with a Ray of its own; a start takes some seconds, so keep it for a module."""
+    with RayExecutor("local", init_options={**LOCAL, **options}) as executor:
+        yield executor
