@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ray_runs import needs_ray
+from ray_runs import local_ray, ray_marks
 from sweep_parts import (
     Dying,
     Faked,
@@ -29,20 +30,19 @@ from alchemi_bridge.ensembles.sweep import run as sweep_run
 from alchemi_bridge.ensembles.sweep.run import HINTS, inspected
 from alchemi_bridge.errors import ConfigurationError
 
-pytestmark = needs_ray
+pytestmark = ray_marks
 
-#: What two cores must do at least in the time of one; and how often that is tried, since others
-#: use the machine, too.
+#: How much faster two cores are at least than one, where nobody else uses the machine; and how
+#: often that is tried, since somebody does.
 SPEED_UP, ATTEMPTS = 1.7, 4
+
+#: How much faster two plain processes have to be than one for an attempt to say anything.
+FREE = 1.5
 
 
 @pytest.fixture(scope="module")
 def two_cores() -> Iterator[Executor]:
-    from alchemi_bridge.ensembles.executors.ray_executor import RayExecutor
-
-    with RayExecutor(
-        address="local", init_options={"num_cpus": 2, "object_store_memory": 200 * 10**6}
-    ) as executor:
+    with local_ray() as executor:
         yield executor
 
 
@@ -126,33 +126,66 @@ def test_both_cores_work_and_in_processes_of_their_own(
     assert sum(shares) == 30
 
 
+def count(number: int) -> int:
+    """Something that keeps a core busy for about a second."""
+    total = 0
+    for i in range(number):
+        total += i % 7
+    return total
+
+
+def processors() -> float:
+    """How much faster two processes are than one at the moment: 2 if nobody else is here."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(2) as pool:
+        pool.map(count, [1000, 1000])
+        seconds = []
+        for several in (1, 2):
+            start = time.perf_counter()
+            pool.map(count, [10**7] * several, chunksize=1)
+            seconds.append(time.perf_counter() - start)
+    return min(2.0, 2 * seconds[0] / seconds[1])
+
+
 @pytest.mark.slow
 def test_two_cores_are_nearly_twice_as_fast(
-    two_cores: Executor, si: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_cores: Executor,
+    model_file: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of 1000 atoms each, with loaded models on both sides."""
+    """Four frames of 1000 atoms in each cell, with loaded and warm models on both sides."""
     monkeypatch.setattr(sweep_run, "forget", lambda: None)
-    for number in range(4):
-        save(tmp_path / "warm" / f"{number}.xyz", silicon(number, repeat=5))
-    for number in range(40):
-        save(tmp_path / "s" / f"{number}.xyz", silicon(100 + number, repeat=5))
+    model = model_file("message-passing", types=(14,), cutoff=4.0)
+    for name, cells in (("warm", 6), ("s", 20)):
+        for cell in range(cells):
+            frames = [silicon(1000 * len(name) + 10 * cell + frame, repeat=5) for frame in range(4)]
+            save(tmp_path / name / f"{cell}.xyz", *frames)
+    warm, plan = (planned([model], [tmp_path / name], ["ase"]) for name in ("warm", "s"))
     executors = {1: InProcessExecutor(), 2: two_cores}
-    ratios = []
+    found = []
     try:
         for cores, executor in executors.items():
-            swept(planned([si], [tmp_path / "warm"], ["ase"]), tmp_path / f"warm{cores}", executor)
-        plan = planned([si], [tmp_path / "s"], ["ase"])
+            for number in range(2):
+                swept(warm, tmp_path / f"warm{cores}-{number}", executor)
         for attempt in range(ATTEMPTS):
             seconds = {}
+            before = processors()
             for cores, executor in executors.items():
                 start = time.perf_counter()
                 matrix = swept(plan, tmp_path / f"out{cores}-{attempt}", executor)
                 seconds[cores] = time.perf_counter() - start
-                assert statuses(matrix) == {"passed": 40}
-            ratios.append(seconds[1] / seconds[2])
-            print(f"1 core {seconds[1]:.2f} s, 2 cores {seconds[2]:.2f} s, {ratios[-1]:.2f}x")
-            if ratios[-1] >= SPEED_UP:
-                break
+                assert statuses(matrix) == {"passed": 20}
+            there = min(before, processors())
+            ratio = seconds[1] / seconds[2]
+            told = f"{ratio:.2f}x ({seconds[1]:.2f} s, {seconds[2]:.2f} s) of {there:.2f}x"
+            print(told)
+            if there >= FREE:
+                found.append(told)
+                if ratio >= SPEED_UP * there / 2:
+                    return
     finally:
         evaluation.forget()
-    assert max(ratios) >= SPEED_UP, ratios
+    if not found:
+        pytest.skip("others keep this machine busy: two processes are hardly faster than one")
+    pytest.fail(f"two cores are too slow: {'; '.join(found)}")
