@@ -8,6 +8,7 @@ one frame at a time, with each way to fail as a
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -102,10 +103,12 @@ def frame_label(number: int, index: str | int = ":") -> str:
 
 
 def distinct_names(files: Sequence[str]) -> list[str]:
-    """The files' names, with their folders where that would not tell them apart."""
+    """The files' names, with those of their folders that differ where the names are not enough."""
     names = [Path(file).name for file in files]
     if len(set(names)) < len(names):
-        names = list(files)
+        paths = [os.path.abspath(file) for file in files]
+        common = os.path.commonpath([os.path.dirname(path) for path in paths])
+        names = [os.path.relpath(path, common) for path in paths]
     count = Counter(names)
     return [
         name if count[name] == 1 else f"{name} ({position})"
