@@ -176,7 +176,7 @@ def planned_on(*names: str) -> Plan:
     """A plan of files that nobody opens."""
     return Plan(
         [ModelFile("m", Path("/m"), "0")],
-        [StructureFile("s", Path("/s"), ":", "0", 1, 1, "Si")],
+        [StructureFile("s", Path("/s"), "extxyz", ":", "0", 1, 1, "Si")],
         [engine(name) for name in names],
         engine("metatomic-ase"),
     )

@@ -23,7 +23,9 @@ from alchemi_bridge.errors import ConfigurationError, StructureFileError
 _PICKLED_FORMATS = frozenset({"trj", "bundletrajectory"})
 
 
-def read_structures(path: str | Path, index: str | int = ":") -> Iterator[Atoms]:
+def read_structures(
+    path: str | Path, index: str | int = ":", *, kind: str | None = None
+) -> Iterator[Atoms]:
     """Frames of a structure file, one at a time.
 
     Parameters
@@ -32,6 +34,8 @@ def read_structures(path: str | Path, index: str | int = ":") -> Iterator[Atoms]
         Any file that ASE reads. Nothing is split off at ``@`` and no wildcard is expanded.
     index
         Which frames: ``":"`` (all), ``"0"``, ``"-1"``, ``"10:20"``, ``"::5"``; as in ASE.
+    kind
+        The format that :func:`format_of` found before; it takes longer than to read 1000 atoms.
 
     Returns
     -------
@@ -49,7 +53,10 @@ def read_structures(path: str | Path, index: str | int = ":") -> Iterator[Atoms]
     """
     path = Path(path)
     selection = parse_index(index)
-    kind = format_of(path)
+    if kind is None:
+        kind = format_of(path)
+    else:
+        _check_file(path)
     return _frames(path, kind, selection, str(index))
 
 

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -166,7 +165,7 @@ class Evaluation(Simulator):
 
     def _case(self) -> Case:
         structure = self.structure
-        frames = _frames(structure.path, structure.index, structure.content)
+        frames = _frames(structure)
         label = partial(_label, structure.name, structure.index)
         return user_case(structure.name, self.model.path, frames, label)
 
@@ -186,11 +185,11 @@ def _check_installed(engine: Engine) -> None:
 
 
 @lru_cache(maxsize=KEPT_STRUCTURES)
-def _frames(path: Path, index: str, content: str) -> tuple[Atoms, ...]:
-    frames = tuple(read_structures(path, index))
-    if hash_of_frames(frames) != content:
+def _frames(structure: StructureFile) -> tuple[Atoms, ...]:
+    frames = tuple(read_structures(structure.path, structure.index, kind=structure.kind))
+    if hash_of_frames(frames) != structure.content:
         raise StructureFileError(
-            f"structure file '{path}'",
+            f"structure file '{structure.path}'",
             expected="what it held when the sweep began",
             got="something else",
             fix="start the sweep again: what is finished and still true is kept",
