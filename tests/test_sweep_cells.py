@@ -145,7 +145,9 @@ def test_the_reference_is_computed_once_for_all_engines(si: Path, tmp_path: Path
     assert len(reference.evaluations) == 2
 
 
-def test_a_model_is_loaded_once(si: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_loaded_once_by_each_engine(
+    model_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded: list[object] = []
     true = evaluation.load_facts
 
@@ -154,10 +156,14 @@ def test_a_model_is_loaded_once(si: Path, tmp_path: Path, monkeypatch: pytest.Mo
         return true(*arguments)
 
     monkeypatch.setattr(evaluation, "load_facts", counted)
+    models = [model_file("stillinger-weber", strict=strict) for strict in (True, False)]
     for number in range(4):
         save(tmp_path / "s" / f"{number}.xyz", silicon(number))
-    swept(planned([si], [tmp_path / "s"], ["ase", "bridge-list"]), tmp_path / "out")
-    assert len(loaded) == 1
+    engines = [Faked(f"engine{number}", tmp_path / "log") for number in range(6)]
+    matrix = swept(planned(models, [tmp_path / "s"], engines), tmp_path / "out")
+    assert statuses(matrix) == {"passed": 48}
+    assert [engine.prepared for engine in engines] == [2] * 6
+    assert len(loaded) == 2
     # nothing is kept when all is done
     assert not evaluation._loaded
     assert not evaluation._evaluators
