@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from mpi_runs import skip_if
+from mpi_runs import ROOT, skip_if
 
 from alchemi_bridge.ensembles.executors.ray_executor import RayExecutor
 
@@ -30,5 +31,12 @@ LOCAL = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 100 * 2**20}
 @contextmanager
 def local_ray(**options: object) -> Iterator[RayExecutor]:
     """An executor with a Ray of its own; a start takes some seconds, so keep it for a module."""
-    with RayExecutor("local", init_options={**LOCAL, **options}) as executor:
-        yield executor
+    with pytest.MonkeyPatch.context() as patch:
+        # Ray's processes inherit it, so that workers find the units of the tests
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), str(ROOT), *_inherited()]))
+        with RayExecutor("local", init_options={**LOCAL, **options}) as executor:
+            yield executor
+
+
+def _inherited() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]

@@ -9,7 +9,13 @@ from alchemi_bridge.ensembles.executors.base import Executor, Reference
 from alchemi_bridge.ensembles.executors.in_process import torch_threads
 from alchemi_bridge.ensembles.executors.ray_session import Session, open_session
 from alchemi_bridge.ensembles.hints import SchedulerHints
-from alchemi_bridge.errors import BridgeError, ConfigurationError, WorkerDiedError, first_line
+from alchemi_bridge.errors import (
+    BridgeError,
+    ConfigurationError,
+    WorkerDiedError,
+    first_line,
+    last_line,
+)
 
 #: Tasks in flight for each core, so that no core waits for the driver.
 _TASKS_PER_CORE = 4
@@ -200,6 +206,14 @@ class RayExecutor(Executor):
             cause: BaseException = error
             while isinstance(cause, errors.RayTaskError) and cause.cause is not cause:
                 cause = cause.cause
+            if isinstance(cause, errors.RaySystemError):
+                raise ConfigurationError(
+                    "function or arguments of a Ray task",
+                    expected="what the workers can load",
+                    got=last_line(cause),
+                    fix="put its module where workers find it: install it on all nodes, or name it "
+                    "in PYTHONPATH or runtime_env",
+                ) from error
             raise cause from error
         except (errors.RuntimeEnvSetupError, errors.TaskUnschedulableError) as error:
             raise ConfigurationError(
