@@ -39,11 +39,14 @@ class Faked(ParityPath):
         self.log = log
         #: Formula of the structures at which something happens; all if empty.
         self.at = at
+        #: How often a model was loaded by this object.
+        self.prepared = 0
 
     def refuses(self, job: Job) -> str | None:
         return registered()["bridge-cpu"].refuses(job)
 
     def prepare(self, job: Job) -> Evaluator:
+        self.prepared += 1
         return FakedEvaluator(registered()["bridge-cpu"].prepare(job), self)
 
     def meets(self, frames: Sequence[ase.Atoms]) -> bool:

@@ -201,6 +201,7 @@ def test_options_may_stand_anywhere(arguments: list[str], monkeypatch: pytest.Mo
 def test_two_files_of_one_name_are_told_apart() -> None:
     assert distinct_names(["a/x.xyz", "b/y.xyz"]) == ["x.xyz", "y.xyz"]
     assert distinct_names(["a/x.xyz", "b/x.xyz"]) == ["a/x.xyz", "b/x.xyz"]
+    assert distinct_names(["/c/a/x.xyz", "/c/x.xyz", "/c/y"]) == ["a/x.xyz", "x.xyz", "y"]
     assert distinct_names(["x", "x"]) == ["x (1)", "x (2)"]
 
 

@@ -26,9 +26,13 @@ from sweep_parts import (
 
 from alchemi_bridge.cli.main import main
 from alchemi_bridge.ensembles.executors.in_process import InProcessExecutor
+from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.sweep import evaluation
+from alchemi_bridge.ensembles.sweep import run as sweep_run
+from alchemi_bridge.ensembles.sweep.engines import engine
 from alchemi_bridge.ensembles.sweep.matrix import Matrix, Row
-from alchemi_bridge.ensembles.sweep.run import inspected
+from alchemi_bridge.ensembles.sweep.plan import ModelFile, Plan, StructureFile
+from alchemi_bridge.ensembles.sweep.run import HINTS, inspected
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.parity.cases import user_case
 from alchemi_bridge.parity.document import ERRORS, document
@@ -141,7 +145,9 @@ def test_the_reference_is_computed_once_for_all_engines(si: Path, tmp_path: Path
     assert len(reference.evaluations) == 2
 
 
-def test_a_model_is_loaded_once(si: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_loaded_once_by_each_engine(
+    model_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded: list[object] = []
     true = evaluation.load_facts
 
@@ -150,13 +156,36 @@ def test_a_model_is_loaded_once(si: Path, tmp_path: Path, monkeypatch: pytest.Mo
         return true(*arguments)
 
     monkeypatch.setattr(evaluation, "load_facts", counted)
+    models = [model_file("stillinger-weber", strict=strict) for strict in (True, False)]
     for number in range(4):
         save(tmp_path / "s" / f"{number}.xyz", silicon(number))
-    swept(planned([si], [tmp_path / "s"], ["ase", "bridge-list"]), tmp_path / "out")
-    assert len(loaded) == 1
+    engines = [Faked(f"engine{number}", tmp_path / "log") for number in range(6)]
+    matrix = swept(planned(models, [tmp_path / "s"], engines), tmp_path / "out")
+    assert statuses(matrix) == {"passed": 48}
+    assert [engine.prepared for engine in engines] == [2] * 6
+    assert len(loaded) == 2
     # nothing is kept when all is done
     assert not evaluation._loaded
     assert not evaluation._evaluators
+
+
+def test_engines_on_a_gpu_ask_for_one() -> None:
+    plan = planned_on("bridge-cuda", "ase")
+    found, _ = sweep_run._units(plan, plan.cells, HINTS)
+    gpus = {unit.engine.name: unit.hints.num_gpus for unit in found if unit.hints}
+    assert gpus == {"bridge-cuda": 1, "ase": None, "metatomic-ase": None}
+    halves, _ = sweep_run._units(plan, plan.cells, SchedulerHints(num_gpus=0.5))
+    assert {unit.hints.num_gpus for unit in halves if unit.hints} == {0.5}
+
+
+def planned_on(*names: str) -> Plan:
+    """A plan of files that nobody opens."""
+    return Plan(
+        [ModelFile("m", Path("/m"), "0")],
+        [StructureFile("s", Path("/s"), "extxyz", ":", "0", 1, 1, "Si")],
+        [engine(name) for name in names],
+        engine("metatomic-ase"),
+    )
 
 
 # --- what goes wrong ------------------------------------------------------------------------------

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import runpy
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ase.io
@@ -13,9 +17,12 @@ import parity_fakes as fakes
 import pytest
 from cli_runs import Cli
 from lammps_runs import needs_lammps
+from ray_runs import needs_ray
+from rich.console import Console
 from sweep_parts import Absent, Faked, Interrupting, Raising, Shifted, argon, save, silicon
 
 from alchemi_bridge import BridgeCalculator, potentials
+from alchemi_bridge.cli import console, sweep
 from alchemi_bridge.ensembles.sweep.store import FILE, CellStore
 from alchemi_bridge.parity.builtin_paths import MetatomicAsePath
 
@@ -183,6 +190,39 @@ def test_report_of_a_smaller_sweep_in_the_same_folder(cli: Cli, si: Path, crysta
     assert json.loads(Path("sweep-report/sweep.json").read_text())["counts"] == smaller["counts"]
 
 
+def test_progress_tells_what_is_off(
+    cli: Cli, si: Path, crystals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    @contextmanager
+    def counting(description: str, total: int) -> Iterator[Callable[[str], None]]:
+        said.append(f"{description} of {total}")
+        yield said.append
+
+    monkeypatch.setattr(sweep, "counting", counting)
+    with fakes.registered(Raising("raising", tmp_path / "log", at="Si64")):
+        cli("sweep", si, crystals, "--engines", "raising,ase")
+    assert said == ["sweep of 6", "sweep", "sweep", *["sweep, 1 off"] * 4]
+
+
+def test_a_bar_that_others_move(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with console.counting("sweep", 2) as advance:
+        advance("unseen")
+    assert capsys.readouterr().err == ""
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=100)
+    monkeypatch.setattr(console, "stderr_console", lambda: terminal)
+    monkeypatch.setattr(console, "show_progress", lambda: True)
+    with console.counting("sweep", 2) as advance:
+        advance("sweep, 1 off")
+        advance("sweep, 2 off")
+    assert "sweep, 2 off" in shown.getvalue()
+    assert "2/2" in shown.getvalue()
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 
@@ -244,6 +284,19 @@ def test_options_that_make_no_sense(arguments: list[str], cli: Cli, si: Path) ->
     done = cli("sweep", si, si, *arguments)
     assert done.status == 2
     assert arguments[0] in done.stderr
+
+
+@needs_ray
+def test_a_cluster_that_does_not_answer(cli: Cli, si: Path, crystals: Path) -> None:
+    start = time.monotonic()
+    done = cli("sweep", si, crystals, "--ray-address", "127.0.0.1:1")
+    done.failed_with("Ray cluster at '127.0.0.1:1'")
+    assert time.monotonic() - start < 15
+
+
+def test_without_ray(cli: Cli, si: Path, crystals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    cli("sweep", si, crystals, "--workers", "2").failed_with('pip install "alchemi-bridge[ray]"')
 
 
 def test_one_sweep_at_a_time(cli: Cli, si: Path, crystals: Path) -> None:

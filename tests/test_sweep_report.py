@@ -53,7 +53,7 @@ def matrix_of(
     plan = Plan(
         [ModelFile(f"model{i}.pt", Path(f"/m/{i}"), f"{i:064x}") for i in range(models)],
         [
-            StructureFile(f"s{i}.xyz", Path(f"/s/{i}"), ":", str(i), 1, 8, "Si8")
+            StructureFile(f"s{i}.xyz", Path(f"/s/{i}"), "extxyz", ":", str(i), 1, 8, "Si8")
             for i in range(structures)
         ],
         [engine(name) for name in engines],
@@ -237,7 +237,7 @@ def test_any_shape_can_be_drawn(models: int, structures: int, tmp_path: Path) ->
 def test_names_are_no_formulas(tmp_path: Path) -> None:
     matrix = matrix_of(1, 1, ["ase"])
     name = "$\\frac{$" + "x" * 80
-    structure = StructureFile(name, Path("/s"), ":", "1", 1, 1, "Si")
+    structure = StructureFile(name, Path("/s"), "extxyz", ":", "1", 1, 1, "Si")
     plan = Plan(matrix.plan.models, [structure], matrix.plan.engines, matrix.plan.reference)
     heatmap.plot(Matrix.of(plan, lambda _: number(1e-3)), tmp_path / "map.png")
 

@@ -8,6 +8,7 @@ one frame at a time, with each way to fail as a
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,9 @@ from alchemi_bridge.errors import ConfigurationError, StructureFileError
 _PICKLED_FORMATS = frozenset({"trj", "bundletrajectory"})
 
 
-def read_structures(path: str | Path, index: str | int = ":") -> Iterator[Atoms]:
+def read_structures(
+    path: str | Path, index: str | int = ":", *, kind: str | None = None
+) -> Iterator[Atoms]:
     """Frames of a structure file, one at a time.
 
     Parameters
@@ -31,6 +34,8 @@ def read_structures(path: str | Path, index: str | int = ":") -> Iterator[Atoms]
         Any file that ASE reads. Nothing is split off at ``@`` and no wildcard is expanded.
     index
         Which frames: ``":"`` (all), ``"0"``, ``"-1"``, ``"10:20"``, ``"::5"``; as in ASE.
+    kind
+        The format that :func:`format_of` found before; it takes longer than to read 1000 atoms.
 
     Returns
     -------
@@ -48,7 +53,10 @@ def read_structures(path: str | Path, index: str | int = ":") -> Iterator[Atoms]
     """
     path = Path(path)
     selection = parse_index(index)
-    kind = format_of(path)
+    if kind is None:
+        kind = format_of(path)
+    else:
+        _check_file(path)
     return _frames(path, kind, selection, str(index))
 
 
@@ -102,10 +110,12 @@ def frame_label(number: int, index: str | int = ":") -> str:
 
 
 def distinct_names(files: Sequence[str]) -> list[str]:
-    """The files' names, with their folders where that would not tell them apart."""
+    """The files' names, with those of their folders that differ where the names are not enough."""
     names = [Path(file).name for file in files]
     if len(set(names)) < len(names):
-        names = list(files)
+        paths = [os.path.abspath(file) for file in files]
+        common = os.path.commonpath([os.path.dirname(path) for path in paths])
+        names = [os.path.relpath(path, common) for path in paths]
     count = Counter(names)
     return [
         name if count[name] == 1 else f"{name} ({position})"

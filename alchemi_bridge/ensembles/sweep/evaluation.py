@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,8 @@ from alchemi_bridge.parity.evaluation import (
 from alchemi_bridge.parity.paths import Evaluator, Job, ParityPath
 from alchemi_bridge.parity.results import PathResult
 
-#: Loaded models that a worker keeps, and evaluators: cells of one model come together.
-KEPT = 4
+#: Models that a worker keeps for each engine: cells of one model come together.
+KEPT = 2
 
 #: Structure files that a worker keeps: the engines of a cell come together.
 KEPT_STRUCTURES = 8
@@ -143,7 +142,7 @@ class Evaluation(Simulator):
         why = _not_applicable(job) or path.refuses(job)
         if why is not None:
             return Numbers(skipped=why)
-        key = f"{path.name} " + hash_of_settings(
+        key = hash_of_settings(
             {
                 "model": [str(self.model.path), self.model.sha256],
                 "options": self.options,
@@ -156,7 +155,8 @@ class Evaluation(Simulator):
             results = evaluate_frames(evaluator, job)
             seconds = time.perf_counter() - start
         except Exception:
-            _drop_evaluators(path)
+            # nobody knows what they are good for now: they may share a process that died
+            _evaluators.pop(path.name, None)
             raise
         if len(results) != len(job.frames):
             message = f"{len(results)} results for {len(job.frames)} frames"
@@ -166,7 +166,7 @@ class Evaluation(Simulator):
 
     def _case(self) -> Case:
         structure = self.structure
-        frames = _frames(structure.path, structure.index, structure.content)
+        frames = _frames(structure)
         label = partial(_label, structure.name, structure.index)
         return user_case(structure.name, self.model.path, frames, label)
 
@@ -186,11 +186,11 @@ def _check_installed(engine: Engine) -> None:
 
 
 @lru_cache(maxsize=KEPT_STRUCTURES)
-def _frames(path: Path, index: str, content: str) -> tuple[Atoms, ...]:
-    frames = tuple(read_structures(path, index))
-    if hash_of_frames(frames) != content:
+def _frames(structure: StructureFile) -> tuple[Atoms, ...]:
+    frames = tuple(read_structures(structure.path, structure.index, kind=structure.kind))
+    if hash_of_frames(frames) != structure.content:
         raise StructureFileError(
-            f"structure file '{path}'",
+            f"structure file '{structure.path}'",
             expected="what it held when the sweep began",
             got="something else",
             fix="start the sweep again: what is finished and still true is kept",
@@ -211,22 +211,18 @@ def _facts(case: Case, model: ModelFile, options: Mapping[str, Any]) -> LoadedMo
     return _loaded[key]
 
 
-_evaluators: OrderedDict[str, Evaluator] = OrderedDict()
+#: By path, since each engine of a cell has its turn before the next cell.
+_evaluators: dict[str, OrderedDict[str, Evaluator]] = {}
 
 
 def _evaluator(key: str, path: ParityPath, job: Job) -> Evaluator:
-    if key not in _evaluators:
-        _evaluators[key] = path.prepare(job)
-        while len(_evaluators) > KEPT:
-            _evaluators.popitem(last=False)
-    _evaluators.move_to_end(key)
-    return _evaluators[key]
-
-
-def _drop_evaluators(path: ParityPath) -> None:
-    """After an error nobody knows what they are good for: they may share a process that died."""
-    for key in [key for key in _evaluators if key.startswith(f"{path.name} ")]:
-        del _evaluators[key]
+    kept = _evaluators.setdefault(path.name, OrderedDict())
+    if key not in kept:
+        kept[key] = path.prepare(job)
+        while len(kept) > KEPT:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    return kept[key]
 
 
 def forget() -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from alchemi_bridge.engines.structure_files import distinct_names, read_structures
+from alchemi_bridge.engines.structure_files import distinct_names, format_of, read_structures
 from alchemi_bridge.ensembles.sweep.content import hash_of_file, hash_of_frames, hash_of_settings
 from alchemi_bridge.ensembles.sweep.engines import Engine
 from alchemi_bridge.ensembles.sweep.files import model_files, structure_files
@@ -49,6 +49,8 @@ class StructureFile:
     ----------
     name, path
         As those of a :class:`ModelFile`.
+    kind
+        ASE's name of its format.
     index
         Which frames.
     content
@@ -61,6 +63,7 @@ class StructureFile:
 
     name: str
     path: Path
+    kind: str
     index: str
     content: str
     frames: int
@@ -225,10 +228,12 @@ def _short(error: BridgeError) -> str:
 
 
 def _structure(name: str, path: Path, index: str) -> StructureFile:
-    frames = list(read_structures(path, index))
+    kind = format_of(path)
+    frames = list(read_structures(path, index, kind=kind))
     return StructureFile(
         name=name,
         path=path.absolute(),
+        kind=kind,
         index=index,
         content=hash_of_frames(frames),
         frames=len(frames),
