@@ -112,9 +112,6 @@ def open_session(
         options["runtime_env"] = dict(runtime_env)
     # all results of a task that failed hold its error, and only one of them is ever read
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    # a local one gets a token for its messages by itself, and warns of that. To set RAY_AUTH_MODE
-    # here would be too late: Ray has read it when it was imported.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     try:
         context = ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
