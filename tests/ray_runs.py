@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,8 +36,18 @@ def local_ray(**options: object) -> Iterator[RayExecutor]:
     with pytest.MonkeyPatch.context() as patch:
         # Ray's processes inherit it, so that workers find the units of the tests
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), str(ROOT), *_inherited()]))
-        with RayExecutor("local", init_options={**LOCAL, **options}) as executor:
-            yield executor
+        try:
+            with RayExecutor("local", init_options={**LOCAL, **options}) as executor:
+                yield executor
+        finally:
+            collect()
+
+
+def collect() -> None:
+    """Let go of what Ray left open: it does not wait for the processes that it ended."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def _inherited() -> list[str]:

@@ -214,6 +214,15 @@ def test_errors_come_with_their_own_type_and_are_not_tried_again(executor, folde
         assert len(notes(folder, f"tried.{kind}")) == 1
 
 
+def test_code_that_workers_can_not_load_is_named(executor, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def one():\n    return 1\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_here
+
+    with pytest.raises(ConfigurationError, match=r"No module named 'only_here'.*PYTHONPATH"):
+        run(executor, only_here.one)
+
+
 def test_the_first_error_cancels_what_is_running(executor, folder):
     waits, breaks = Makes("waits", folder, until="never"), Counting("b", folder, fails_in=(1,))
     objectives = [

@@ -72,7 +72,8 @@ class Simulator(ABC):
         parameters
             Values that replace those in the model's file; empty: the file as it is.
         state
-            What the last run of this simulator returned, ``None`` in the first.
+            What the last run of this simulator returned, ``None`` in the first. Change nothing in
+            it in place.
 
         Returns
         -------
@@ -152,7 +153,8 @@ class Objective(ABC):
         Parameters
         ----------
         observables
-            By qualified name, all of ``needs``.
+            By qualified name, all of ``needs``. They are not copies: change nothing in place
+            (on Ray arrays of NumPy can not be written to).
         parameters
             The current ones; they need not be those that the observables were made with.
         """

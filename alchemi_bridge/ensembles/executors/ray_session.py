@@ -105,8 +105,6 @@ def open_session(
     options: dict[str, Any] = {**_QUIET}
     if address == "local":
         options.update(_LOCAL)
-        # what Ray does by itself for a local one, but for the warning that it did
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     else:
         address = find_cluster(address, timeout)
     options.update(init_options)
