@@ -36,7 +36,7 @@ from alchemi_bridge.ensembles.sweep.run import HINTS, inspected
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.parity.cases import user_case
 from alchemi_bridge.parity.document import ERRORS, document
-from alchemi_bridge.parity.paths import registered
+from alchemi_bridge.parity.paths import Job, registered
 from alchemi_bridge.parity.run import Settings
 from alchemi_bridge.parity.run import run as run_parity
 from alchemi_bridge.parity.tolerances import FORCE_F64
@@ -167,6 +167,27 @@ def test_models_are_loaded_once_by_each_engine(
     # nothing is kept when all is done
     assert not evaluation._loaded
     assert not evaluation._evaluators
+
+
+class Periodic(Faked):
+    """Promises a virial of crystals only, and makes its evaluators for that."""
+
+    def expected(self, job: Job) -> frozenset[str]:
+        periodic = all(atoms.pbc.all() for atoms in job.frames)
+        return job.expected - (set() if periodic else {"virial"})
+
+
+def test_an_evaluator_serves_structures_of_its_kind(si: Path, tmp_path: Path) -> None:
+    slab = silicon()
+    slab.pbc[2] = False
+    for name, atoms in (("a", silicon(1)), ("b", slab), ("c", silicon(2)), ("d", slab * (1, 2, 1))):
+        save(tmp_path / "s" / f"{name}.xyz", atoms)
+    path = Periodic("periodic", tmp_path / "log")
+    matrix = swept(planned([si], [tmp_path / "s"], [path]), tmp_path / "out")
+    assert statuses(matrix) == {"passed": 4}
+    assert path.prepared == 2
+    checked = ["virial_error_per_atom" in row.record["limits"] for row in matrix.rows]
+    assert checked == [True, False, True, False]
 
 
 def test_engines_on_a_gpu_ask_for_one() -> None:

@@ -142,11 +142,13 @@ class Evaluation(Simulator):
         why = _not_applicable(job) or path.refuses(job)
         if why is not None:
             return Numbers(skipped=why)
+        expected = path.expected(job)
         key = hash_of_settings(
             {
                 "model": [str(self.model.path), self.model.sha256],
                 "options": self.options,
-                "expected": sorted(job.expected),
+                # all that evaluators take from the structures they are made for
+                "expected": [sorted(job.expected), sorted(expected)],
             }
         )
         evaluator = _evaluator(key, path, job)
@@ -162,7 +164,7 @@ class Evaluation(Simulator):
             message = f"{len(results)} results for {len(job.frames)} frames"
             return Numbers(problem=Problem("EvaluationError", message))
         limits = precision(job, path.name)
-        return Numbers(tuple(results), limits, path.expected(job), seconds)
+        return Numbers(tuple(results), limits, expected, seconds)
 
     def _case(self) -> Case:
         structure = self.structure
