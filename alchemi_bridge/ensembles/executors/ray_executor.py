@@ -17,11 +17,12 @@ from alchemi_bridge.errors import (
     last_line,
 )
 
-#: Tasks in flight for each core, so that no core waits for the driver.
-_TASKS_PER_CORE = 4
+#: Tasks in flight for each core, so that none waits for the driver. Not more: Ray runs tasks in the
+#: order in which they came, so that what simulators made waits for those that are in flight.
+_TASKS_PER_CORE = 2
 
-#: ... and at least, since a task may ask for a small part of a core.
-_LEAST_WIDTH = 32
+#: ... and beside these.
+_TASKS_AHEAD = 4
 
 
 class RayExecutor(Executor):
@@ -86,7 +87,7 @@ class RayExecutor(Executor):
         self._session: Session | None = None
         self._task: Any = None
         self._fitting: set[tuple] = set()
-        self._width = _LEAST_WIDTH
+        self._width = _TASKS_AHEAD
 
     # --- session --------------------------------------------------------------------------------
 
@@ -106,7 +107,7 @@ class RayExecutor(Executor):
         ray = self._session.ray
         self._task = ray.remote(run_task)
         cores = ray.cluster_resources().get("CPU", 0.0)
-        self._width = max(_LEAST_WIDTH, int(_TASKS_PER_CORE * cores))
+        self._width = _TASKS_AHEAD + int(_TASKS_PER_CORE * cores)
 
     def close(self) -> None:
         """End the session if it was begun here."""
@@ -118,7 +119,7 @@ class RayExecutor(Executor):
 
     @property
     def width(self) -> int:
-        """Several tasks for each core."""
+        """Some more tasks than cores; allow more where tasks ask for a small part of a core."""
         return self._width
 
     @property
