@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from alchemi_bridge.ensembles import SchedulerHints
-from alchemi_bridge.ensembles.executors.ray_executor import needed_resources, ray_options
+from alchemi_bridge.ensembles.executors.ray_resources import needed_resources, ray_options
 from alchemi_bridge.errors import ConfigurationError
 
 

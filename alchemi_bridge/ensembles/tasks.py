@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
 from alchemi_bridge.ensembles.work import Objective, Outcome, Parameters, Simulator
-from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.errors import ConfigurationError, EvaluationError
 
 
 def run_simulator(
@@ -22,7 +23,8 @@ def run_simulator(
         observables; the state.
     """
     start = perf_counter()
-    observables, state = simulator.run(parameters, state)
+    with _staying():
+        observables, state = simulator.run(parameters, state)
     if len(observables) != len(simulator.outputs):
         raise ConfigurationError(
             f"simulator '{simulator.name}'",
@@ -37,7 +39,8 @@ def run_objective(
     objective: Objective, needs: Sequence[str], parameters: Parameters, *observables: Any
 ) -> Outcome:
     """Let an objective answer; ``observables`` are those of ``needs``."""
-    outcome = objective.compute(dict(zip(needs, observables, strict=True)), parameters)
+    with _staying():
+        outcome = objective.compute(dict(zip(needs, observables, strict=True)), parameters)
     if not isinstance(outcome, Outcome):
         raise ConfigurationError(
             f"objective '{objective.name}'",
@@ -54,3 +57,17 @@ def run_objective(
             fix=f"name only some of {', '.join(needs) or 'none'}",
         )
     return outcome
+
+
+@contextmanager
+def _staying() -> Iterator[None]:
+    """A unit that calls ``sys.exit`` has failed; the process has other work."""
+    try:
+        yield
+    except SystemExit as error:
+        raise EvaluationError(
+            "unit of work",
+            expected="an answer or an exception",
+            got=f"sys.exit({error.code!r})",
+            fix="raise an exception instead",
+        ) from error

@@ -7,6 +7,13 @@ from typing import Any
 
 from alchemi_bridge.ensembles.executors.base import Executor, Reference
 from alchemi_bridge.ensembles.executors.in_process import torch_threads
+from alchemi_bridge.ensembles.executors.ray_resources import (
+    RAY,
+    fits,
+    impossible,
+    needed_resources,
+    ray_options,
+)
 from alchemi_bridge.ensembles.executors.ray_session import Session, open_session
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.errors import (
@@ -17,11 +24,12 @@ from alchemi_bridge.errors import (
     last_line,
 )
 
-#: Tasks in flight for each core, so that no core waits for the driver.
-_TASKS_PER_CORE = 4
+#: Tasks in flight for each core, so that none waits for the driver. Not more: Ray runs tasks in the
+#: order in which they came, so that what simulators made waits for those that are in flight.
+_TASKS_PER_CORE = 2
 
-#: ... and at least, since a task may ask for a small part of a core.
-_LEAST_WIDTH = 32
+#: ... and beside these.
+_TASKS_AHEAD = 4
 
 
 class RayExecutor(Executor):
@@ -60,7 +68,7 @@ class RayExecutor(Executor):
     without this process. A Ray that was there before is never stopped.
     """
 
-    name = "ray"
+    name = RAY
 
     def __init__(
         self,
@@ -86,7 +94,7 @@ class RayExecutor(Executor):
         self._session: Session | None = None
         self._task: Any = None
         self._fitting: set[tuple] = set()
-        self._width = _LEAST_WIDTH
+        self._width = _TASKS_AHEAD
 
     # --- session --------------------------------------------------------------------------------
 
@@ -106,7 +114,7 @@ class RayExecutor(Executor):
         ray = self._session.ray
         self._task = ray.remote(run_task)
         cores = ray.cluster_resources().get("CPU", 0.0)
-        self._width = max(_LEAST_WIDTH, int(_TASKS_PER_CORE * cores))
+        self._width = _TASKS_AHEAD + int(_TASKS_PER_CORE * cores)
 
     def close(self) -> None:
         """End the session if it was begun here."""
@@ -118,7 +126,7 @@ class RayExecutor(Executor):
 
     @property
     def width(self) -> int:
-        """Several tasks for each core."""
+        """Some more tasks than cores; allow more where tasks ask for a small part of a core."""
         return self._width
 
     @property
@@ -150,8 +158,8 @@ class RayExecutor(Executor):
         key = tuple(sorted(needed.items()))
         if key not in self._fitting and not self._elastic:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            if not any(_fits(needed, node) for node in nodes):
-                raise _impossible(what, needed, nodes)
+            if not any(fits(needed, node) for node in nodes):
+                raise impossible(what, needed, nodes)
             self._fitting.add(key)
         try:
             self._task.options(**options)
@@ -272,53 +280,4 @@ def _portable(error: Exception) -> Exception:
     kind = type(error)
     return RuntimeError(
         f"{kind.__module__}.{kind.__qualname__}: {error} (not pickled: {problem_line})"
-    )
-
-
-def ray_options(hints: SchedulerHints) -> dict[str, Any]:
-    """Options of a Ray task."""
-    options: dict[str, Any] = {
-        "num_cpus": 1 if hints.num_cpus is None else hints.num_cpus,
-        "retry_exceptions": False,
-    }
-    if hints.num_gpus is not None:
-        options["num_gpus"] = hints.num_gpus
-    if hints.mem_mb is not None:
-        options["memory"] = int(hints.mem_mb * 10**6)
-    if hints.max_retries is not None:
-        options["max_retries"] = hints.max_retries
-    options.update(hints.custom.get(RayExecutor.name, {}))
-    return options
-
-
-def needed_resources(options: Mapping[str, Any]) -> dict[str, float]:
-    """What a task takes of a node, under the names that Ray gives resources."""
-    needed = {
-        name: float(options.get(option) or 0.0)
-        for name, option in (("CPU", "num_cpus"), ("GPU", "num_gpus"), ("memory", "memory"))
-    }
-    needed.update({name: float(value) for name, value in (options.get("resources") or {}).items()})
-    return {name: value for name, value in needed.items() if value > 0}
-
-
-def _fits(needed: Mapping[str, float], node: Mapping[str, float]) -> bool:
-    return all(node.get(name, 0.0) >= value for name, value in needed.items())
-
-
-def _impossible(
-    what: str, needed: Mapping[str, float], nodes: Sequence[Mapping[str, float]]
-) -> ConfigurationError:
-    most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in needed}
-    return ConfigurationError(
-        f"resources of {what}",
-        expected=f"what one of {len(nodes)} nodes has (at most {_listed(most)})",
-        got=_listed(needed),
-        fix="ask for less, or tell the executor that the cluster is elastic if it will grow",
-    )
-
-
-def _listed(resources: Mapping[str, float]) -> str:
-    return ", ".join(
-        f"{value / 1e6:.0f} MB of memory" if name == "memory" else f"{value:g} {name}"
-        for name, value in resources.items()
     )
