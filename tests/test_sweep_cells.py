@@ -285,10 +285,28 @@ def test_an_option_that_a_model_does_not_know_is_an_error_of_its_cells(
     assert only(matrix).status == "error"
 
 
+def test_frames_are_kept_from_when_the_sweep_began(
+    si: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [save(tmp_path / f"{number}.xyz", silicon(number)) for number in range(3)]
+    monkeypatch.setattr("alchemi_bridge.ensembles.sweep.plan.KEPT_ATOMS", 17)
+    plan = planned([si], files, ["ase"])
+    assert [one.content in plan.frames for one in plan.structures] == [True, True, False]
+    for file in files:
+        file.unlink()
+    matrix = swept(plan, tmp_path / "out")
+    assert [row.status for row in matrix.rows] == ["passed", "passed", "error"]
+
+
 @pytest.mark.parametrize("what", ["model", "structure"])
 def test_files_that_change_meanwhile_are_noticed(
-    what: str, si: Path, tmp_path: Path, model_file: Callable[..., Path]
+    what: str,
+    si: Path,
+    tmp_path: Path,
+    model_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("alchemi_bridge.ensembles.sweep.plan.KEPT_ATOMS", 0)
     model, file = tmp_path / "copy.pt", save(tmp_path / "si.xyz", silicon())
     model.write_bytes(si.read_bytes())
     plan = planned([model], [file], ["ase"])

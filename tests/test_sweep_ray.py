@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ase.build import bulk
 from ray_runs import local_ray, ray_marks
 from sweep_parts import (
     Dying,
@@ -154,13 +155,14 @@ def test_two_cores_are_nearly_twice_as_fast(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Four frames of 1000 atoms in each cell, with loaded and warm models on both sides."""
+    """1372 atoms in each cell and a trained model, loaded and warm on both sides."""
     monkeypatch.setattr(sweep_run, "forget", lambda: None)
-    model = model_file("message-passing", types=(14,), cutoff=4.0)
-    for name, cells in (("warm", 6), ("s", 20)):
+    model = model_file("copper")
+    for name, first, cells in (("warm", 100, 4), ("s", 0, 10)):
         for cell in range(cells):
-            frames = [silicon(1000 * len(name) + 10 * cell + frame, repeat=5) for frame in range(4)]
-            save(tmp_path / name / f"{cell}.xyz", *frames)
+            atoms = bulk("Cu", cubic=True) * 7
+            atoms.rattle(0.05, seed=first + cell)
+            save(tmp_path / name / f"{cell}.xyz", atoms)
     warm, plan = (planned([model], [tmp_path / name], ["ase"]) for name in ("warm", "s"))
     executors = {1: InProcessExecutor(), 2: two_cores}
     found = []
@@ -175,11 +177,13 @@ def test_two_cores_are_nearly_twice_as_fast(
                 start = time.perf_counter()
                 matrix = swept(plan, tmp_path / f"out{cores}-{attempt}", executor)
                 seconds[cores] = time.perf_counter() - start
-                assert statuses(matrix) == {"passed": 20}
+                assert statuses(matrix) == {"passed": 10}
             there = min(before, processors())
             ratio = seconds[1] / seconds[2]
             told = f"{ratio:.2f}x ({seconds[1]:.2f} s, {seconds[2]:.2f} s) of {there:.2f}x"
             print(told)
+            if ratio >= SPEED_UP:
+                return
             if there >= FREE:
                 found.append(told)
                 if ratio >= SPEED_UP * there / 2:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal
 
-from alchemi_bridge.ensembles.executors.base import Executor
+from alchemi_bridge.ensembles.executors.base import Executor, Reference
 from alchemi_bridge.ensembles.graph import WorkGraph
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.running import Answer, Run, Store, Terms
@@ -172,6 +172,13 @@ class ReactiveLoop:
             raise
         outcomes = {name: run.answers[name] for name in self.graph.objectives}
         return LoopResult(outcomes, run.starts.total(), perf_counter() - start)
+
+    def begin_with(self, states: Mapping[str, Reference]) -> None:
+        """States that simulators get in their first run, by name; else that is ``None``.
+
+        The references come from :meth:`Executor.put`, so that many simulators can begin with one.
+        """
+        self._store.states.update(states)
 
     def forget(self) -> None:
         """Let go of all observables and states; the next run simulates anew."""

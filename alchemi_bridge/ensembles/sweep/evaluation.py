@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -126,17 +126,17 @@ class Evaluation(Simulator):
         self.hints = hints
 
     def run(self, parameters: Parameters, state: Any | None) -> tuple[tuple[Numbers], None]:
-        """See :meth:`Simulator.run`; there is no state."""
-        del parameters, state
+        """See :meth:`Simulator.run`; the state are the frames, where they need not be read."""
+        del parameters
         try:
-            return (self._numbers(),), None
+            return (self._numbers(state),), None
         except Exception as error:  # foreign code in foreign engines: that it fails is a finding
             return (Numbers(problem=Problem.of(error)),), None
 
-    def _numbers(self) -> Numbers:
+    def _numbers(self, frames: Sequence[Atoms] | None) -> Numbers:
         path = self.engine.path
         _check_installed(self.engine)
-        case = self._case()
+        case = self._case(_frames(self.structure) if frames is None else frames)
         loaded = _facts(case, self.model, self.options)
         job = with_frames(Job(case, self.model.path, loaded, self.options))
         why = _not_applicable(job) or path.refuses(job)
@@ -166,9 +166,8 @@ class Evaluation(Simulator):
         limits = precision(job, path.name)
         return Numbers(tuple(results), limits, expected, seconds)
 
-    def _case(self) -> Case:
+    def _case(self, frames: Sequence[Atoms]) -> Case:
         structure = self.structure
-        frames = _frames(structure)
         label = partial(_label, structure.name, structure.index)
         return user_case(structure.name, self.model.path, frames, label)
 

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ase import Atoms
+
 from alchemi_bridge.engines.structure_files import distinct_names, format_of, read_structures
 from alchemi_bridge.ensembles.sweep.content import hash_of_file, hash_of_frames, hash_of_settings
 from alchemi_bridge.ensembles.sweep.engines import Engine
@@ -17,6 +19,9 @@ from alchemi_bridge.parity.machine import versions
 
 #: Of what a cell's number means; another one makes all cells be run again.
 SCHEMA = 1
+
+#: Atoms of all frames that are kept in memory: some 100 MB.
+KEPT_ATOMS = 2_000_000
 
 #: How many unreadable files an error names.
 _NAMED = 3
@@ -106,6 +111,9 @@ class Plan:
         What the engines are compared with. It has no cells of its own.
     options
         Keywords of a parity job: ``extensions_directory``, ``variants``, ``non_conservative``.
+    frames
+        Frames of structure files by the hash of their content, up to :data:`KEPT_ATOMS`: sent to
+        workers, which is faster than to read each file again for each engine. Workers read others.
     """
 
     models: Sequence[ModelFile]
@@ -113,6 +121,7 @@ class Plan:
     engines: Sequence[Engine]
     reference: Engine
     options: Mapping[str, Any] = field(default_factory=dict)
+    frames: Mapping[str, tuple[Atoms, ...]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.models) * len(self.structures) * len(self.engines)
@@ -175,12 +184,14 @@ def make_plan(
     UntrustedModelError
         If a model file has another hash.
     """
+    kept: dict[str, tuple[Atoms, ...]] = {}
     return Plan(
         models=_models(model_files(models), sha256),
-        structures=_structures(structure_files(structures), index),
+        structures=_structures(structure_files(structures), index, kept),
         engines=engines,
         reference=reference,
         options=dict(options or {}),
+        frames=kept,
     )
 
 
@@ -201,15 +212,23 @@ def _models(files: Sequence[Path], sha256: str | None) -> list[ModelFile]:
     return found
 
 
-def _structures(files: Sequence[Path], index: str) -> list[StructureFile]:
+def _structures(
+    files: Sequence[Path], index: str, kept: dict[str, tuple[Atoms, ...]]
+) -> list[StructureFile]:
     names = distinct_names([str(path) for path in files])
     found: list[StructureFile] = []
     wrong: list[StructureFileError] = []
+    left = KEPT_ATOMS
     for name, path in zip(names, files, strict=True):
         try:
-            found.append(_structure(name, path, index))
+            structure, frames = _structure(name, path, index)
         except StructureFileError as error:
             wrong.append(error)
+            continue
+        found.append(structure)
+        left -= sum(map(len, frames))
+        if left >= 0:
+            kept[structure.content] = frames
     if len(wrong) == 1:
         raise wrong[0]
     if wrong:
@@ -227,10 +246,10 @@ def _short(error: BridgeError) -> str:
     return f"{error.what}: expected {error.expected}, got {error.got}"
 
 
-def _structure(name: str, path: Path, index: str) -> StructureFile:
+def _structure(name: str, path: Path, index: str) -> tuple[StructureFile, tuple[Atoms, ...]]:
     kind = format_of(path)
-    frames = list(read_structures(path, index, kind=kind))
-    return StructureFile(
+    frames = tuple(read_structures(path, index, kind=kind))
+    structure = StructureFile(
         name=name,
         path=path.absolute(),
         kind=kind,
@@ -240,3 +259,4 @@ def _structure(name: str, path: Path, index: str) -> StructureFile:
         atoms=max(len(atoms) for atoms in frames),
         formula=frames[0].get_chemical_formula(),
     )
+    return structure, frames

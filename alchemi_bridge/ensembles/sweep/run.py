@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from alchemi_bridge.ensembles.executors.base import Executor
+from alchemi_bridge.ensembles.executors.base import Executor, Reference
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.loop import ReactiveLoop
 from alchemi_bridge.ensembles.sweep.comparison import CellComparison, problem_record
@@ -108,6 +108,7 @@ def run(
     if todo:
         simulators, objectives = _units(plan, todo.values(), hints)
         loop = ReactiveLoop(executor, simulators, objectives, hints=hints)
+        loop.begin_with(_frames(plan, executor, simulators))
         try:
             loop.run(on_outcome=keep, errors="keep", forget=True)
         finally:
@@ -143,6 +144,22 @@ def _units(
         found = evaluation(cell, cell.engine)
         objectives.append(CellComparison(cell, found, references[shared], _COMPARING))
     return simulators, objectives
+
+
+def _frames(
+    plan: Plan, executor: Executor, simulators: Iterable[Evaluation]
+) -> dict[str, Reference]:
+    """What evaluations begin with: frames that are kept, each sent once."""
+    executor.start()
+    sent: dict[str, Reference] = {}
+    first: dict[str, Reference] = {}
+    for simulator in simulators:
+        content = simulator.structure.content
+        if content in plan.frames:
+            if content not in sent:
+                sent[content] = executor.put(plan.frames[content])
+            first[simulator.name] = sent[content]
+    return first
 
 
 def _hints(engine: Engine, hints: SchedulerHints) -> SchedulerHints:
