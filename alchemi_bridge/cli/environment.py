@@ -44,7 +44,7 @@ _MODULES = {
 
 #: Extras whose packages load foreign native libraries when they are imported, or print what they
 #: load; mpi4py itself does so in ``mpi4py.MPI`` only, which :func:`mpi` looks at.
-_ISOLATED = frozenset({"lammps", "cuda12", "cuda13", "nvalchemi", "peers"})
+_ISOLATED = frozenset({"lammps", "cuda12", "cuda13", "nvalchemi", "peers", "ray"})
 
 #: Extras that are for those who work on the package, not for those who use it.
 _DEVELOPMENT = frozenset({"dev", "test", "docs"})

@@ -145,7 +145,7 @@ def unregister(name: str) -> None:
 
 
 def registered() -> dict[str, ParityPath]:
-    """All paths by name, in the order in which they joined."""
+    """All paths by name: the built-in ones, whoever was imported first, and those that joined."""
     # the built-in ones join when their module is imported
     from alchemi_bridge.parity import (
         builtin_paths,
@@ -156,8 +156,10 @@ def registered() -> dict[str, ParityPath]:
         nvalchemi_path,
     )
 
-    del builtin_paths, engine_path, gromacs_path, lammps_path, mpi_path, nvalchemi_path
-    return dict(_REGISTRY)
+    modules = (builtin_paths, engine_path, gromacs_path, lammps_path, mpi_path, nvalchemi_path)
+    order = {module.__name__: place for place, module in enumerate(modules)}
+    joined = sorted(_REGISTRY.values(), key=lambda p: order.get(type(p).__module__, len(order)))
+    return {path.name: path for path in joined}
 
 
 def select(names: Sequence[str] = ()) -> list[ParityPath]:
