@@ -107,6 +107,7 @@ def test_bad_options(options: list[str], message: str, capsys: pytest.CaptureFix
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_of_the_users_own(
     model_file, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,7 +35,7 @@ def engine(models: Callable[[str], Path]) -> Iterator[c.Engine]:
 
 
 def test_every_error_of_the_bridge_has_a_code() -> None:
-    """All classes but those of several ranks and of ensembles, which one provider does not raise."""
+    """All classes but those of several ranks and of ensembles: no provider raises them."""
     kinds = [k for k in vars(e).values() if isinstance(k, type) and issubclass(k, e.BridgeError)]
     without = {k for k in kinds if not issubclass(k, tuple(kind for kind, _ in structs.CODES))}
     ensembles = {e.WorkerDiedError, e.NotReadyError, e.NonFiniteStepError}

@@ -108,6 +108,7 @@ def test_no_compiler_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("no compiled kernels for cpu" in warning for warning in run.document["warnings"])
 
 
+@pytest.mark.slow
 def test_chosen_path_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALCHEMI_BRIDGE_KERNELS", "torch")
     run = as_user("doctor", "--no-parity", "--json")
@@ -116,7 +117,7 @@ def test_chosen_path_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("kernels" in warning for warning in run.document["warnings"])
 
 
-@pytest.mark.parametrize("choice", ["native", "nonsense"])
+@pytest.mark.parametrize("choice", ["native", pytest.param("nonsense", marks=pytest.mark.slow)])
 def test_demand_that_can_not_be_met_is_a_problem(
     monkeypatch: pytest.MonkeyPatch, choice: str
 ) -> None:

@@ -93,6 +93,7 @@ def test_runs(name: str, tmp_path: Path) -> None:
     assert re.search(EXPECTED[name], _run(name, tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(WITH_ARGUMENTS))
 def test_runs_with_arguments(name: str, tmp_path: Path) -> None:
     arguments, expected = WITH_ARGUMENTS[name]

@@ -63,6 +63,7 @@ def test_nve_follows_ase(model_file: ModelFile) -> None:
     assert abs(after - before) / batch.num_nodes < DRIFT
 
 
+@pytest.mark.slow
 def test_fire_finds_the_minima_of_ase(model_file: ModelFile) -> None:
     """Each system of a batch ends where ASE's BFGS ends."""
     path = model_file("stillinger-weber")

@@ -164,6 +164,7 @@ def test_fused_stages(registered: bool, model_file: Callable[..., Path]) -> None
             np.testing.assert_allclose(found, expected, rtol=0, atol=SAME_PATH)
 
 
+@pytest.mark.slow
 def test_lists_of_nvalchemi_follow(model_file: Callable[..., Path]) -> None:
     """One system is exchanged for another with the same atoms in another cell."""
     path = model_file("lennard-jones")
