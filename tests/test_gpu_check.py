@@ -13,8 +13,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Refuses the test tools and peers that a GPU machine may lack, then collects the GPU tests.
+#: nvalchemi brings some of these tools: where it is installed it is looked over, in both ways.
 COLLECT = """
 import sys
+from alchemi_bridge.engines import nvalchemi_version
+nvalchemi_version._version = lambda name: None
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("hypothesis", "rich", "metatomic_ase", "xdist", "pytest_timeout"):

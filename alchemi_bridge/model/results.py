@@ -26,20 +26,22 @@ class Layout:
         First atom of each system, and the number of all atoms at the end.
     volumes
         Of each system; ``None`` for those that are not periodic in three directions.
+    pbc
+        (3,) bool of each system.
     """
 
     offsets: list[int]
     volumes: list[float | None]
+    pbc: Sequence[torch.Tensor] | torch.Tensor
 
     @classmethod
     def of(cls, systems: Sequence[SystemInput] | JoinedInput) -> Layout:
         """Of the inputs of an evaluation."""
         if isinstance(systems, JoinedInput):
-            sizes, volumes = systems.sizes, systems.volumes
-        else:
-            sizes = [len(system.types) for system in systems]
-            volumes = [system.volume for system in systems]
-        return cls(list(accumulate(sizes, initial=0)), list(volumes))
+            offsets = list(accumulate(systems.sizes, initial=0))
+            return cls(offsets, systems.volumes, systems.pbc)
+        offsets = list(accumulate((len(system.types) for system in systems), initial=0))
+        return cls(offsets, [s.volume for s in systems], [s.pbc for s in systems])
 
     def __len__(self) -> int:
         return len(self.volumes)
@@ -115,10 +117,11 @@ class Results:
     def _volume(self, k: int) -> float:
         volume = self.layout.volumes[k]
         if volume is None:
+            place = "" if len(self.layout) == 1 else f" in system {k}"
             raise UnsupportedOutputError(
                 "non-conservative stress",
                 expected="a cell that is periodic in all three directions",
-                got="one that is not" if len(self.layout) == 1 else f"another one in system {k}",
+                got=f"pbc {tuple(self.layout.pbc[k].tolist())}{place}",
                 fix="take the virial from the energy (non_conservative='forces')",
             )
         return volume
