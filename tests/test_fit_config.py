@@ -99,6 +99,16 @@ BAD = {
     "rate": ("rate = 0.01", "rate = -1.0", "rate"),
     "rates": ("rate = 0.01", "rate = 0.01\nrates = {tau = 1.0}", "'tau'"),
     "betas": ("rate = 0.01", "rate = 0.01\nbetas = [0.9, 1.5]", "betas"),
+    "rate below zero": ("rate = 0.01", "rates = {sigma = -0.01}", "rates.sigma"),
+    "no rate": ("rate = 0.01", "rates = {sigma = 0}", "rates.sigma"),
+    "rate not a number": ("rate = 0.01", 'rates = {"*" = nan}', "rates.epsilon"),
+    "rate infinite": ("rate = 0.01", "rates = {sigma = inf}", "rates.sigma"),
+    "momentum of adam": ("rate = 0.01", "rate = 0.01\nmomentum = 0.9", "optimizer.momentum"),
+    "betas of sgd": (
+        "rate = 0.01", 'method = "sgd"\nbetas = [0.9, 0.9]', "optimizer.betas"
+    ),
+    "momentum": ("rate = 0.01", 'method = "sgd"\nmomentum = -1', "optimizer.momentum"),
+    "large momentum": ("rate = 0.01", 'method = "sgd"\nmomentum = 1.0', "optimizer.momentum"),
     "executor": ("[optimizer]", '[executor]\nkind = "slurm"\n[optimizer]', "one of in-process"),
     "ray's options": ("[optimizer]", '[executor]\naddress = "auto"\n[optimizer]', "Ray"),
     "hints": ("[optimizer]", "[hints]\nnum_cpu = 1\n[optimizer]", "num_cpu"),
