@@ -59,8 +59,8 @@ class DynamicsSimulator(Simulator):
     every
         Steps from one frame to the next; the first is kept after as many.
     ensemble
-        ``"nvt-langevin"``, ``"nve"``, or ``"npt"`` (isotropic; Nosé-Hoover thermostat and
-        barostat), where the engine has it.
+        ``"nvt-langevin"``, ``"nve"``, or ``"npt"`` (isotropic, of at least two atoms), where the
+        engine has it: ASE with Langevin's thermostat, LAMMPS with Nosé's and Hoover's.
     friction
         Of Langevin dynamics, 1/ps.
     pressure
@@ -117,26 +117,39 @@ class DynamicsSimulator(Simulator):
                 got=repr(self.ensemble),
                 fix="choose one of them, or another engine",
             )
-        if self.ensemble == "npt" and not all(self.atoms.pbc):
-            raise ConfigurationError(
-                f"structure of {what}",
-                expected="a cell that is periodic in three directions, since its pressure is kept",
-                got=f"pbc {tuple(bool(p) for p in self.atoms.pbc)}",
-                fix="make it periodic, or choose another ensemble",
-            )
-        if self.atoms.constraints and self.engine != "ase":
-            raise ConfigurationError(
-                f"structure of {what}",
-                expected="no constraints, of which only the engine 'ase' knows",
-                got=", ".join(type(c).__name__ for c in self.atoms.constraints),
-                fix="remove them, or choose 'ase'",
-            )
+        self._check_structure(what)
         if not isinstance(self.replicas, int) or self.replicas < 1:
             raise ConfigurationError(
                 f"replicas of {what}",
                 expected="at least 1",
                 got=repr(self.replicas),
                 fix="choose 1",
+            )
+
+    def _check_structure(self, what: str) -> None:
+        """Whether the ensemble is one of such a structure."""
+        atoms, where = self.atoms, f"structure of {what}"
+        if self.ensemble == "npt" and not all(atoms.pbc):
+            raise ConfigurationError(
+                where,
+                expected="a cell that is periodic in three directions, since its pressure is kept",
+                got=f"pbc {tuple(bool(p) for p in atoms.pbc)}",
+                fix="make it periodic, or choose another ensemble",
+            )
+        if self.ensemble == "npt" and len(atoms) < 2:
+            raise ConfigurationError(
+                where,
+                expected="at least two atoms at constant pressure",
+                got=f"{len(atoms)}",
+                fix="repeat the cell, or choose another ensemble",
+            )
+        if atoms.constraints and (self.engine != "ase" or self.ensemble == "npt"):
+            raise ConfigurationError(
+                where,
+                expected="no constraints, of which only the engine 'ase' knows, and not at "
+                "constant pressure",
+                got=", ".join(type(c).__name__ for c in atoms.constraints),
+                fix="remove them, or choose 'ase' and constant volume",
             )
 
     @property
