@@ -145,6 +145,23 @@ def test_bad_references(argon: Path, frames: list[Atoms], tmp_path: Path) -> Non
         EnergyForceObjective("match", argon, [broken]).check()
 
 
+def test_labels_of_other_positions(argon: Path, frames: list[Atoms]) -> None:
+    """A shared calculator knows the last frame only; a frame that was moved has no labels."""
+    shared, ours = BridgeCalculator(argon), []
+    for one in frames[:2]:
+        atoms = one.copy()
+        atoms.calc = shared
+        atoms.get_forces()
+        ours.append(atoms)
+    moved = frames[0].copy()
+    moved.calc = SinglePointCalculator(frames[0], energy=0.0, forces=frames[0].get_forces())
+    moved.rattle(0.1)
+    for reference in (ours, [moved]):
+        with pytest.raises(InputError, match=r"frame 0.*its own energy.*other positions"):
+            EnergyForceObjective("match", argon, reference).check()
+    EnergyForceObjective("match", argon, ours[1:]).check()
+
+
 def test_labels_with_other_charges_are_other_frames(zoo_path: Path) -> None:
     """The model reads charges and spins: frames that differ in nothing else have other energies."""
     frames = []
