@@ -85,8 +85,14 @@ def digest_of(*arrays: Any) -> str:
 
 
 def digest_of_trajectory(trajectory: Trajectory) -> str:
-    """A digest of the frames of a trajectory."""
-    return digest_of(trajectory.numbers, trajectory.positions, trajectory.cells, trajectory.pbc)
+    """A digest of the frames of a trajectory: atoms, masses, places and cells."""
+    return digest_of(
+        trajectory.numbers,
+        trajectory.masses,
+        trajectory.positions,
+        trajectory.cells,
+        trajectory.pbc,
+    )
 
 
 def frames_of(model: WorkerModel, trajectory: Trajectory, chunk: int | None) -> Frames:
