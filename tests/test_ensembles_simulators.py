@@ -192,6 +192,29 @@ def test_lammps_moves_atoms_as_ase_does(shape: str, argon_file: Path) -> None:
     np.testing.assert_allclose(one.energies, other.energies, rtol=UNITS)
 
 
+@needs_lammps
+@pytest.mark.parametrize("shape", ["rotated", "triclinic"])
+def test_lammps_begins_at_the_structure(shape: str, argon_file: Path) -> None:
+    """Atoms on the faces of the box, to roundoff on one side or the other."""
+    atoms = bulk("Ar", "fcc", a=5.3333, cubic=True) * 2
+    if shape == "rotated":
+        atoms.rotate(37.0, (1, 2, 3), rotate_cell=True)
+    else:
+        skew = np.random.default_rng(1).normal(size=(3, 3))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.2 * skew), scale_atoms=True)
+    start, state = atoms, None
+    for seed in range(3):
+        unit = simulator(
+            "lammps", argon_file, structure=atoms, temperature=30.0, every=1, equilibration=0,
+            seed=seed,
+        )  # fmt: skip
+        found, state = run(unit, {}, state)
+        # nothing moves as far as half an Å in 4 fs
+        assert np.abs(found.positions[0] - start.positions).max() < 0.5
+        assert np.abs(np.diff(found.positions, axis=0)).max() < 0.5
+        start = state.members[0]
+
+
 @every_engine
 def test_replicas(engine: str, argon_file: Path) -> None:
     found, state = run(simulator(engine, argon_file, replicas=3))
