@@ -94,6 +94,16 @@ def test_patterns(model_file: Export) -> None:
     ]
     with pytest.raises(ConfigurationError, match=r"'nothing\.\*'.*energies.davg \(buffer, 1x4\)"):
         model.names(["energies.*", "nothing.*"])
+    # statistics of the training data are no parameters
+    for names in (model.names(["*"]), list(model.values())):
+        assert len(names) == 16
+        assert all(model.tensors[name].is_parameter for name in names)
+    named = ["energies.davg", "energies.fitting.*"]
+    assert "energies.davg" in model.names(named)
+    assert "energies.dstd" not in model.names(named)
+    assert list(model.values(["energies.davg"])) == ["energies.davg"]
+    with pytest.raises(ConfigurationError, match=r"buffers only: energies.davg, energies.dstd"):
+        model.names(["energies.d[as]*"])
     with pytest.raises(ConfigurationError, match="this one has none"):
         ModelFile.of(model_file("stillinger-weber")).load().names(["*"])
 

@@ -149,7 +149,9 @@ class WorkerModel:
         return self.loaded.sha256
 
     def names(self, patterns: Sequence[str]) -> list[str]:
-        """Names of tensors that match patterns of the shell, in the model's order.
+        """Names of tensors, in the model's order; see :func:`alchemi_bridge.model.values.choose`.
+
+        Patterns of the shell stand for parameters only, buffers have to be named in full.
 
         Raises
         ------
@@ -159,8 +161,12 @@ class WorkerModel:
         return choose(self.tensors, patterns, self._label)
 
     def values(self, names: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
-        """Copies of the present values on the host, of all tensors by default."""
-        chosen = list(self.tensors) if names is None else names
+        """Copies of the present values on the host, of all parameters by default.
+
+        Buffers are among them only if they are named.
+        """
+        parameters = [name for name, tensor in self.tensors.items() if tensor.is_parameter]
+        chosen = parameters if names is None else names
         return {name: self.tensors[name].values.detach().cpu().clone() for name in chosen}
 
     def set(self, parameters: Parameters) -> None:
