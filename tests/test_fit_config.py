@@ -127,6 +127,26 @@ def test_bad_configurations(tmp_path: Path, case: str) -> None:
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "known", "near"),
+    [
+        ("timestep = 10.0", "time_step = 10.0", "replicas, seed", "timestep"),
+        ("[optimizer]", "[hints]\nnum_cpu = 1\n[optimizer]", "mem_mb, num_cpus", "num_cpus"),
+        ("rate = 0.01", "rate = 0.01\nbeta = [0.9, 0.9]", "betas, decay, method", "betas"),
+        ("steps = 3", "steps = 3\nextension = 'a'", "executor, extensions, hints", "extensions"),
+        ('simulators = ["liquid"]', 'simulators = ["liquid"]\nwidth = 3', "equilibration", None),
+    ],
+)
+def test_unknown_keys(
+    tmp_path: Path, old: str, new: str, known: str, near: str | None
+) -> None:
+    """What could be there is said, not what is there."""
+    with pytest.raises(ConfigurationError) as caught:
+        read_fit(problem(tmp_path, replace=((old, new),)))
+    assert known in str(caught.value)
+    assert (f"did you mean '{near}'" if near else "check its spelling") in str(caught.value)
+
+
 def test_two_simulators_of_one_name(tmp_path: Path) -> None:
     path = problem(tmp_path)
     text = path.read_text()
