@@ -10,12 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zoo
+from ase.build import bulk
 from reweighting_parts import TEMPERATURE, argon_options, drawn, finite_difference
 
 from alchemi_bridge.ensembles.models import ModelFile
+from alchemi_bridge.ensembles.objectives.matching import EnergyForceObjective
 from alchemi_bridge.ensembles.objectives.reweighted import ReweightedObjective
 from alchemi_bridge.ensembles.objectives.targets import Target
-from alchemi_bridge.ensembles.observables import Density, PotentialEnergy, RadialDistribution
+from alchemi_bridge.ensembles.observables import (
+    Density,
+    PotentialEnergy,
+    RadialDistribution,
+    Volume,
+)
+from alchemi_bridge.ensembles.simulators import AseSimulator
 from alchemi_bridge.ensembles.trajectory import Trajectory
 from alchemi_bridge.errors import BridgeError, ConfigurationError, InputError
 
@@ -290,6 +299,49 @@ def total(trajectory: Trajectory) -> np.ndarray:
 def test_bad_settings(argon: Path, options: dict, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         objective(argon, **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "target", "words"),
+    [
+        ({"ensemble": "nve"}, TARGETS[1], "ensemble 'nve'"),
+        ({}, Target("density", Density(), 1.4), "at constant volume"),
+        ({}, Target("volume", Volume(), 100.0), "at constant volume"),
+        ({}, replace(RDF[0], value=np.ones(31)), r"expected the shape of the observable, \(30,\)"),
+        ({}, replace(RDF[0], observable=RadialDistribution(6.0, 30, ("Ar", "Kr"))), "atoms of Kr"),
+        ({"pbc": False}, RDF[0], "periodic in three"),
+        ({}, replace(TARGETS[1], temperature=91.0), "one of 90 K"),
+        ({"other": {"temperature": 91.0}}, TARGETS[1], "one of 90 K, 91 K"),
+        ({"other": {"ensemble": "npt", "pressure": 0.1}}, TARGETS[1], "one pressure or one cell"),
+        ({"other": {"structure": bulk("Ar", cubic=True)}}, TARGETS[1], "one pressure or one cell"),
+        ({"other": {"structure": bulk("Ar")}}, TARGETS[1], "the same atoms"),
+    ],
+)
+def test_what_no_simulation_can_answer(
+    argon: Path, changes: dict, target: Target, words: str
+) -> None:
+    """Said before anything is simulated."""
+    mine = {key: value for key, value in changes.items() if key not in ("other", "pbc")}
+    structure = bulk("Ar", "fcc", cubic=True, a=5.5)
+    structure.pbc = changes.get("pbc", True)
+    common = {"model": argon, "structure": structure, "temperature": 90.0}
+    simulators = [
+        AseSimulator(**{"name": f"s{k}", **common, **options})
+        for k, options in enumerate((mine, {**mine, **changes.get("other", {})}))
+    ]
+    unit = ReweightedObjective("fit", argon, simulators, [target])
+    assert unit.needs == tuple(s.observable() for s in simulators)
+    with pytest.raises(BridgeError, match=words):
+        unit.check()
+
+
+def test_model_that_reads_charges(tmp_path: Path) -> None:
+    path = zoo.save(zoo.extra_inputs("charge"), tmp_path, "charged")
+    with pytest.raises(ConfigurationError, match="one that reads charge"):
+        objective(path)
+    unit = EnergyForceObjective("match", path, NAME, observable=True, force_weight=0.0)
+    with pytest.raises(ConfigurationError, match="one that reads charge"):
+        unit.check()
 
 
 def test_observable_without_frames(argon: Path) -> None:

@@ -11,6 +11,7 @@ import ase
 import numpy as np
 import pytest
 import torch
+import zoo
 from ase import units
 from ase.build import bulk
 from ase.constraints import FixAtoms
@@ -398,6 +399,12 @@ def test_what_can_not_be_simulated(argon_file: Path, tmp_path: Path) -> None:
         ({"ensemble": "npt"}, "pressure"),
         ({"pressure": 1.0}, "pressure"),
         ({"replicas": 0}, "replicas"),
+        ({"again": -5}, "again"),
+        ({"again": 2.5}, "again"),
+        ({"again": "x"}, "again"),
+        ({"seed": "x"}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"continue_from_last": "no"}, "continue_from_last"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             simulator("ase", argon_file, **changes)
@@ -411,6 +418,9 @@ def test_what_can_not_be_simulated(argon_file: Path, tmp_path: Path) -> None:
             simulator(engine, argon_file, ensemble="npt", pressure=1.0, structure=alone)
     with pytest.raises(ConfigurationError, match="which nvalchemi has"):
         simulator("nvalchemi", argon_file, ensemble="npt", pressure=1.0)
+    charged = zoo.save(zoo.extra_inputs("charge"), tmp_path, "charged")
+    with pytest.raises(ConfigurationError, match=r"simulator 'sim'.*one that reads charge"):
+        simulator("ase", charged).check()
     with pytest.raises(StructureFileError, match="nowhere"):
         simulator("ase", argon_file, structure=tmp_path / "nowhere.xyz")
     with pytest.raises(SpeciesError, match=r"\[29\]"):

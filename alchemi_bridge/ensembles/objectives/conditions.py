@@ -81,6 +81,25 @@ class Conditions:
         temperatures = torch.tensor([c.temperature for c in self.of_ensemble], dtype=torch.float64)
         self.ensembles = Ensembles(torch.tensor(index), temperatures)
 
+    def temperature(self, wanted: float | None, where: str) -> float:
+        """The one that is wanted, or the only one.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is not there, or none is wanted and there are several.
+        """
+        there = sorted({condition.temperature for condition in self.of_ensemble})
+        found = there[0] if wanted is None and len(there) == 1 else wanted
+        if found is None or found not in there:
+            raise ConfigurationError(
+                f"temperature of {where}",
+                expected=f"one of {', '.join(f'{one:g} K' for one in there)}",
+                got="none" if wanted is None else f"{wanted:g} K",
+                fix="name the temperature of one of the trajectories",
+            )
+        return found
+
     def require_one(self, temperature: float, where: str) -> None:
         """Refuse an average over frames that differ in more than what generated them.
 
@@ -125,6 +144,20 @@ class Conditions:
         self._cells.append(product)
         self._volumes.append(volume)
         return len(self._cells) - 1
+
+
+def require_same_atoms(trajectories: Sequence[tuple[str, Trajectory]]) -> None:
+    """Raise :class:`ConfigurationError` if trajectories, with their names, are of other atoms."""
+    first_name, first = trajectories[0]
+    for name, other in trajectories[1:]:
+        if not np.array_equal(np.sort(other.numbers), np.sort(first.numbers)):
+            raise ConfigurationError(
+                "trajectories of one objective",
+                expected="the same atoms in all of them",
+                got=f"{len(first.numbers)} and {len(other.numbers)} atoms, or other elements, in "
+                f"'{first_name}' and '{name}'",
+                fix="make an objective for each system",
+            )
 
 
 def _require_temperatures(name: str, trajectory: Trajectory) -> None:

@@ -14,13 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from alchemi_bridge.ensembles.energies import Frames
 from alchemi_bridge.ensembles.frame_cache import digest_of_trajectory, frames_of
 from alchemi_bridge.ensembles.models import WorkerModel, require_same_file
-from alchemi_bridge.ensembles.objectives.conditions import Conditions
+from alchemi_bridge.ensembles.objectives.conditions import Conditions, require_same_atoms
 from alchemi_bridge.ensembles.objectives.targets import Target, values_of
 from alchemi_bridge.ensembles.reweighting import (
     averages,
@@ -30,7 +29,6 @@ from alchemi_bridge.ensembles.reweighting import (
 )
 from alchemi_bridge.ensembles.trajectory import Trajectory
 from alchemi_bridge.ensembles.work import Parameters
-from alchemi_bridge.errors import ConfigurationError
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,19 +105,11 @@ class Reweighting:
     """
 
     def __init__(self, samples: Sequence[Sample]) -> None:
-        first = samples[0].trajectory
-        for other in samples[1:]:
-            if not np.array_equal(np.sort(other.trajectory.numbers), np.sort(first.numbers)):
-                raise ConfigurationError(
-                    "trajectories of one objective",
-                    expected="the same atoms in all of them",
-                    got=f"{len(first.numbers)} and {len(other.trajectory.numbers)} atoms, or other "
-                    f"elements, in '{samples[0].observable}' and '{other.observable}'",
-                    fix="make an objective for each system",
-                )
+        named = [(one.observable, one.trajectory) for one in samples]
+        require_same_atoms(named)
         self.samples = samples
         self.sizes = [len(one.frames) for one in samples]
-        self._conditions = Conditions([(one.observable, one.trajectory) for one in samples])
+        self._conditions = Conditions(named)
         self.ensembles = self._conditions.ensembles
         self.energies = torch.cat([one.energies for one in samples])
         self.generating = torch.cat([one.generating for one in samples])
@@ -185,14 +175,7 @@ class Reweighting:
         }
 
     def _temperature(self, target: Target) -> float:
-        there = sorted(set(self.ensembles.temperatures.tolist()))
-        wanted = there[0] if target.temperature is None and len(there) == 1 else target.temperature
-        if wanted is None or wanted not in there:
-            raise ConfigurationError(
-                f"temperature of target '{target.name}'",
-                expected=f"one of {', '.join(f'{one:g} K' for one in there)}",
-                got="none" if target.temperature is None else f"{target.temperature:g} K",
-                fix="name the temperature of one of the trajectories",
-            )
-        self._conditions.require_one(wanted, f"target '{target.name}'")
+        where = f"target '{target.name}'"
+        wanted = self._conditions.temperature(target.temperature, where)
+        self._conditions.require_one(wanted, where)
         return wanted

@@ -15,7 +15,7 @@ from alchemi_bridge.ensembles.energies import Frames
 from alchemi_bridge.ensembles.frame_cache import CACHE, frames_of
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.labels import Labels
-from alchemi_bridge.ensembles.models import ModelFile, WorkerModel
+from alchemi_bridge.ensembles.models import ModelFile, WorkerModel, require_no_inputs
 from alchemi_bridge.ensembles.objectives.checks import require_weight
 from alchemi_bridge.ensembles.work import Objective, Outcome, Parameters
 from alchemi_bridge.errors import ConfigurationError
@@ -81,8 +81,10 @@ class EnergyForceObjective(Objective):
                 got=f"{self.force_weight:g}",
                 fix="set it to 0, or compare with a file",
             )
-        self.model.check()
-        if not self.needs:
+        self.model = self.model.check()
+        if self.needs:
+            require_no_inputs(self.model, f"objective '{self.name}'")
+        else:
             _ = self._labels
 
     @cached_property

@@ -128,6 +128,16 @@ class Target:
                 fix="correct them",
             )
 
+    def require_shape(self, shape: tuple[int, ...], where: str) -> None:
+        """Raise :class:`InputError` unless a frame's value of this shape can be compared."""
+        if np.shape(self.value) != shape:
+            raise InputError(
+                where,
+                expected=f"the shape of the observable, {shape}",
+                got=f"{np.shape(self.value)}",
+                fix="give it as many values as the observable has, at the same places",
+            )
+
     def loss(self, average: torch.Tensor) -> torch.Tensor:
         """() of an average.
 
@@ -136,12 +146,6 @@ class Target:
         InputError
             If its shape is not that of the target.
         """
+        self.require_shape(tuple(average.shape), f"target '{self.name}'")
         value = torch.as_tensor(np.asarray(self.value, dtype=np.float64))
-        if value.shape != average.shape:
-            raise InputError(
-                f"target '{self.name}'",
-                expected=f"the shape of the observable, {tuple(average.shape)}",
-                got=f"{tuple(value.shape)}",
-                fix="give it as many values as the observable has, at the same places",
-            )
         return self.weight * ((average - value) / self.scale).square().mean()

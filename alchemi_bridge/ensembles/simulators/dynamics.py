@@ -14,7 +14,7 @@ import numpy as np
 
 from alchemi_bridge.engines.structure_files import read_structure
 from alchemi_bridge.ensembles.hints import SchedulerHints
-from alchemi_bridge.ensembles.models import ModelFile, WorkerModel
+from alchemi_bridge.ensembles.models import ModelFile, WorkerModel, require_no_inputs
 from alchemi_bridge.ensembles.simulators.frames import energies_of
 from alchemi_bridge.ensembles.simulators.plan import (
     Plan,
@@ -110,6 +110,7 @@ class DynamicsSimulator(Simulator):
             self.structure = read_structure(Path(self.structure))
         what = f"simulator '{self.name}'"
         self.plan(0).check(what)
+        self._check_repetition(what)
         if self.ensemble not in self.ensembles:
             raise ConfigurationError(
                 f"ensemble of {what}",
@@ -118,12 +119,28 @@ class DynamicsSimulator(Simulator):
                 fix="choose one of them, or another engine",
             )
         self._check_structure(what)
-        if not isinstance(self.replicas, int) or self.replicas < 1:
+
+    def _check_repetition(self, what: str) -> None:
+        """Whether what is not part of a plan is of its kind."""
+        for name, value, least in (
+            ("replicas", self.replicas, 1),
+            ("again", 0 if self.again is None else self.again, 0),
+            ("seed", self.seed, None),
+        ):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or (least is not None and value < least):
+                raise ConfigurationError(
+                    f"{name} of {what}",
+                    expected="a whole number" if least is None else f"at least {least}, whole",
+                    got=repr(value),
+                    fix="correct it",
+                )
+        if not isinstance(self.continue_from_last, bool):
             raise ConfigurationError(
-                f"replicas of {what}",
-                expected="at least 1",
-                got=repr(self.replicas),
-                fix="choose 1",
+                f"continue_from_last of {what}",
+                expected="true or false",
+                got=repr(self.continue_from_last),
+                fix="choose one of the two",
             )
 
     def _check_structure(self, what: str) -> None:
@@ -198,6 +215,7 @@ class DynamicsSimulator(Simulator):
             )
         self.file = self.file.check()
         # workers may have the device that is named, and this process none of the kind
+        require_no_inputs(self.file, f"simulator '{self.name}'")
         loaded = replace(self.file, device=None).load().loaded
         unknown = sorted(set(self.atoms.numbers.tolist()) - loaded.atomic_types)
         if unknown:
