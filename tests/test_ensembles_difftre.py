@@ -145,9 +145,7 @@ def test_several_trajectories_and_temperatures(argon: Path) -> None:
 def test_generating_parameters_have_equal_weights(argon: Path) -> None:
     values = ModelFile.of(argon).load().values()
     trajectory = drawn(argon, 20, parameters=values)
-    outcome = objective(argon, threshold=1.0, equilibration=0.0).compute(
-        {NAME: trajectory}, values
-    )
+    outcome = objective(argon, threshold=1.0, equilibration=0.0).compute({NAME: trajectory}, values)
     assert outcome.ready
     assert outcome.values["n_eff"] == [1.0]
     np.testing.assert_allclose(

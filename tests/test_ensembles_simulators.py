@@ -307,8 +307,8 @@ def test_npt_of_four_atoms_is_exact(
     pressure = 5.0 * thermal / 500.0 if what == "gas" else 0.0
     unit = simulator(
         "ase", model_file("lennard-jones", **options), temperature=asked, ensemble="npt",
-        pressure=pressure / units.GPa, structure=bulk("Ar", "fcc", a=5.27, cubic=True), timestep=8.0,
-        steps=16000, every=10, equilibration=1000, friction=2.0,
+        pressure=pressure / units.GPa, structure=bulk("Ar", "fcc", a=5.27, cubic=True),
+        timestep=8.0, steps=16000, every=10, equilibration=1000, friction=2.0,
     )  # fmt: skip
     found, _ = run(unit)
     if what == "gas":

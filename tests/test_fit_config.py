@@ -104,9 +104,7 @@ BAD = {
     "rate not a number": ("rate = 0.01", 'rates = {"*" = nan}', "rates.epsilon"),
     "rate infinite": ("rate = 0.01", "rates = {sigma = inf}", "rates.sigma"),
     "momentum of adam": ("rate = 0.01", "rate = 0.01\nmomentum = 0.9", "optimizer.momentum"),
-    "betas of sgd": (
-        "rate = 0.01", 'method = "sgd"\nbetas = [0.9, 0.9]', "optimizer.betas"
-    ),
+    "betas of sgd": ("rate = 0.01", 'method = "sgd"\nbetas = [0.9, 0.9]', "optimizer.betas"),
     "momentum": ("rate = 0.01", 'method = "sgd"\nmomentum = -1', "optimizer.momentum"),
     "large momentum": ("rate = 0.01", 'method = "sgd"\nmomentum = 1.0', "optimizer.momentum"),
     "executor": ("[optimizer]", '[executor]\nkind = "slurm"\n[optimizer]', "one of in-process"),
@@ -137,9 +135,7 @@ def test_bad_configurations(tmp_path: Path, case: str) -> None:
         ('simulators = ["liquid"]', 'simulators = ["liquid"]\nwidth = 3', "equilibration", None),
     ],
 )
-def test_unknown_keys(
-    tmp_path: Path, old: str, new: str, known: str, near: str | None
-) -> None:
+def test_unknown_keys(tmp_path: Path, old: str, new: str, known: str, near: str | None) -> None:
     """What could be there is said, not what is there."""
     with pytest.raises(ConfigurationError) as caught:
         read_fit(problem(tmp_path, replace=((old, new),)))

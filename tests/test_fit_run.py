@@ -175,6 +175,22 @@ def test_nobody_needs_a_simulator(cli: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("every = 10", 'every = 10\nensemble = "nve"', "ensemble 'nve'"),
+        ('kind = "mean-energy"', 'kind = "density"', "at constant volume"),
+        ("every = 10", 'every = 10\nseed = "x"', "seed of simulator 'liquid'"),
+    ],
+)
+def test_what_no_simulation_can_answer(
+    cli: Cli, tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    config = problem(tmp_path, replace=((old, new),))
+    cli("fit", config, "--output", tmp_path / "out").failed_with(words)
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_fit_at_a_time(tmp_path: Path) -> None:
     settings = read_fit(problem(tmp_path))
     output = tmp_path / "out"

@@ -45,7 +45,7 @@ CONFIG is a TOML file; files in it are relative to its folder:
     scale = 0.2
     [[objectives.targets]]
     kind = "mean-energy"              # eV per atom
-    value = -0.0288
+    value = -0.0290
     scale = 0.002
 
     [optimizer]                       # adam, rmsprop or sgd; rates = {NAME = RATE}

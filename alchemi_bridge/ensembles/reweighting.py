@@ -91,8 +91,9 @@ def effective_fractions(logarithms: torch.Tensor, ensembles: Ensembles) -> torch
     """
     # relative to equal weights, so that these lose nothing to roundoff; a weight that underflows
     # counts nothing: 0 ln 0 = 0
-    relative = logarithms.detach().clamp(min=-1e300) + ensembles.sizes.double().log()[ensembles.index]
-    terms = logarithms.detach().exp() * relative
+    logarithms = logarithms.detach()
+    relative = logarithms.clamp(min=-1e300) + ensembles.sizes.double().log()[ensembles.index]
+    terms = logarithms.exp() * relative
     entropies = torch.zeros(len(ensembles.temperatures), dtype=torch.float64)
     entropies.index_add_(0, ensembles.index, -terms)
     found = entropies.exp()

@@ -78,7 +78,8 @@ class AseSimulator(DynamicsSimulator):
                 if left := plan.steps % plan.every:
                     dynamics.run(left)
         except BridgeError as error:
-            where = f"step {dynamics.nsteps if dynamics else 0} of {plan.equilibration + plan.steps}"
+            done = 0 if dynamics is None else dynamics.nsteps
+            where = f"step {done} of {plan.equilibration + plan.steps}"
             raise self.went_wrong(where, error) from error
         return Recorded(positions, cells, energies, Member.of(atoms))
 

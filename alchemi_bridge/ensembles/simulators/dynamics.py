@@ -15,6 +15,7 @@ import numpy as np
 from alchemi_bridge.engines.structure_files import read_structure
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.models import ModelFile, WorkerModel, require_no_inputs
+from alchemi_bridge.ensembles.simulators.checks import check_repetition, check_structure
 from alchemi_bridge.ensembles.simulators.frames import energies_of
 from alchemi_bridge.ensembles.simulators.plan import (
     Plan,
@@ -110,7 +111,7 @@ class DynamicsSimulator(Simulator):
             self.structure = read_structure(Path(self.structure))
         what = f"simulator '{self.name}'"
         self.plan(0).check(what)
-        self._check_repetition(what)
+        check_repetition(self, what)
         if self.ensemble not in self.ensembles:
             raise ConfigurationError(
                 f"ensemble of {what}",
@@ -118,56 +119,7 @@ class DynamicsSimulator(Simulator):
                 got=repr(self.ensemble),
                 fix="choose one of them, or another engine",
             )
-        self._check_structure(what)
-
-    def _check_repetition(self, what: str) -> None:
-        """Whether what is not part of a plan is of its kind."""
-        for name, value, least in (
-            ("replicas", self.replicas, 1),
-            ("again", 0 if self.again is None else self.again, 0),
-            ("seed", self.seed, None),
-        ):
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not whole or (least is not None and value < least):
-                raise ConfigurationError(
-                    f"{name} of {what}",
-                    expected="a whole number" if least is None else f"at least {least}, whole",
-                    got=repr(value),
-                    fix="correct it",
-                )
-        if not isinstance(self.continue_from_last, bool):
-            raise ConfigurationError(
-                f"continue_from_last of {what}",
-                expected="true or false",
-                got=repr(self.continue_from_last),
-                fix="choose one of the two",
-            )
-
-    def _check_structure(self, what: str) -> None:
-        """Whether the ensemble is one of such a structure."""
-        atoms, where = self.atoms, f"structure of {what}"
-        if self.ensemble == "npt" and not all(atoms.pbc):
-            raise ConfigurationError(
-                where,
-                expected="a cell that is periodic in three directions, since its pressure is kept",
-                got=f"pbc {tuple(bool(p) for p in atoms.pbc)}",
-                fix="make it periodic, or choose another ensemble",
-            )
-        if self.ensemble == "npt" and len(atoms) < 2:
-            raise ConfigurationError(
-                where,
-                expected="at least two atoms at constant pressure",
-                got=f"{len(atoms)}",
-                fix="repeat the cell, or choose another ensemble",
-            )
-        if atoms.constraints and (self.engine != "ase" or self.ensemble == "npt"):
-            raise ConfigurationError(
-                where,
-                expected="no constraints, of which only the engine 'ase' knows, and not at "
-                "constant pressure",
-                got=", ".join(type(c).__name__ for c in atoms.constraints),
-                fix="remove them, or choose 'ase' and constant volume",
-            )
+        check_structure(self, what)
 
     @property
     def atoms(self) -> ase.Atoms:
