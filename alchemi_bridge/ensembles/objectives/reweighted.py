@@ -24,8 +24,9 @@ THRESHOLD = 0.9
 class ReweightedObjective(Objective):
     """Targets for averages over trajectories that other parameters may have made.
 
-    Trajectories of several simulators are put together. Those of one temperature and of one set of
-    generating parameters are one ensemble; its frames are weighted by how likely they are with the
+    Trajectories of several simulators are put together. Those of one temperature, one pressure or
+    cell, and one set of generating parameters are one ensemble; averages are taken over ensembles
+    that differ in the last only. Frames are weighted by how likely they are with the
     current parameters. If too few of them count, the simulators run again.
 
     Parameters
