@@ -10,6 +10,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+import zoo
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -26,6 +27,12 @@ FD_RTOL = 1e-7
 @pytest.fixture(scope="module")
 def argon(model_file: Callable[..., Path]) -> Path:
     return model_file("lennard-jones", **argon_options())
+
+
+@pytest.fixture(scope="module")
+def zoo_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that reads the charge and the spin of a structure."""
+    return zoo.save(zoo.extra_inputs("charge_and_spin"), tmp_path_factory.mktemp("zoo"), "inputs")
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +143,38 @@ def test_bad_references(argon: Path, frames: list[Atoms], tmp_path: Path) -> Non
     broken.calc = SinglePointCalculator(broken, energy=np.nan, forces=np.zeros((1, 3)))
     with pytest.raises(InputError, match="finite"):
         EnergyForceObjective("match", argon, [broken]).check()
+
+
+def test_labels_of_other_positions(argon: Path, frames: list[Atoms]) -> None:
+    """A shared calculator knows the last frame only; a frame that was moved has no labels."""
+    shared, ours = BridgeCalculator(argon), []
+    for one in frames[:2]:
+        atoms = one.copy()
+        atoms.calc = shared
+        atoms.get_forces()
+        ours.append(atoms)
+    moved = frames[0].copy()
+    moved.calc = SinglePointCalculator(frames[0], energy=0.0, forces=frames[0].get_forces())
+    moved.rattle(0.1)
+    for reference in (ours, [moved]):
+        with pytest.raises(InputError, match=r"frame 0.*its own energy.*other positions"):
+            EnergyForceObjective("match", argon, reference).check()
+    EnergyForceObjective("match", argon, ours[1:]).check()
+
+
+def test_labels_with_other_charges_are_other_frames(zoo_path: Path) -> None:
+    """The model reads charges and spins: frames that differ in nothing else have other energies."""
+    frames = []
+    for charge in (1.0, 0.0, 3.0):
+        atoms = bulk("Ar", "fcc", cubic=True, a=5.4)
+        atoms.numbers[:] = min(ModelFile.of(zoo_path).load().loaded.atomic_types)
+        atoms.info.update(charge=charge, spin=1.0 + charge)
+        atoms.calc = BridgeCalculator(zoo_path)
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        frames.append(atoms)
+    assert len({frame.get_potential_energy() for frame in frames}) == 3
+    for frame in frames:
+        outcome = sent(EnergyForceObjective("match", zoo_path, [frame])).compute({}, {})
+        assert outcome.values["rmse_energy"] < 1e-12
+        assert outcome.values["rmse_force"] < 1e-12

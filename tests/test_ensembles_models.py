@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +15,14 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 from known_potentials import make_system, run
 from lammps_runs import needs_lammps
 
 from alchemi_bridge import BridgeCalculator, potentials
 from alchemi_bridge.ensembles import models
 from alchemi_bridge.ensembles.models import ModelFile, write_model
+from alchemi_bridge.ensembles.objectives import EnergyForceObjective
 from alchemi_bridge.errors import (
     ConfigurationError,
     DtypeError,
@@ -94,6 +98,16 @@ def test_patterns(model_file: Export) -> None:
     ]
     with pytest.raises(ConfigurationError, match=r"'nothing\.\*'.*energies.davg \(buffer, 1x4\)"):
         model.names(["energies.*", "nothing.*"])
+    # statistics of the training data are no parameters
+    for names in (model.names(["*"]), list(model.values())):
+        assert len(names) == 16
+        assert all(model.tensors[name].is_parameter for name in names)
+    named = ["energies.davg", "energies.fitting.*"]
+    assert "energies.davg" in model.names(named)
+    assert "energies.dstd" not in model.names(named)
+    assert list(model.values(["energies.davg"])) == ["energies.davg"]
+    with pytest.raises(ConfigurationError, match=r"buffers only: energies.davg, energies.dstd"):
+        model.names(["energies.d[as]*"])
     with pytest.raises(ConfigurationError, match="this one has none"):
         ModelFile.of(model_file("stillinger-weber")).load().names(["*"])
 
@@ -141,6 +155,42 @@ def test_the_cache_is_bounded_and_sees_new_files(tmp_path: Path, model_file: Exp
     for number in range(2 * models.MAX_KEPT):
         file.load(use=str(number))
     assert len(models._models) == models.MAX_KEPT
+
+
+def test_one_copy_of_a_file_with_and_without_its_hash(model_file: Export, tmp_path: Path) -> None:
+    models.forget()
+    path = model_file("lennard-jones", trainable=True)
+    pinned = ModelFile(path).check()
+    assert pinned.sha256 is not None
+    first = pinned.load()
+    assert ModelFile(path).load() is first
+    (tmp_path / "link.pt").symlink_to(path)
+    assert ModelFile(tmp_path / "link.pt").load() is first
+    # one copy, but not for those who expect another file
+    with pytest.raises(UntrustedModelError):
+        ModelFile(path, sha256="0" * 64).load()
+    assert len(models._models) == 1
+
+
+def test_nothing_keeps_a_model_that_is_let_go(model_file: Export, argon: Atoms) -> None:
+    """Prepared frames hold the model; they go when it goes."""
+    path = model_file("lennard-jones", trainable=True)
+    files = [ModelFile(path), *(ModelFile(path, device=device) for device in ("cpu",))]
+    for let_go in ("forget", "others"):
+        frames = [argon.copy()]
+        frames[0].calc = SinglePointCalculator(argon, energy=0.0)
+        gone = []
+        for file in files:
+            objective = EnergyForceObjective("match", file, frames, force_weight=0.0)
+            objective.compute({}, {})
+            gone.append(weakref.ref(file.load().loaded))
+        if let_go == "forget":
+            models.forget()
+        for number in range(models.MAX_KEPT):
+            if let_go == "others":
+                files[0].load(use=str(number))
+        gc.collect()
+        assert [one() for one in gone] == [None, None]
 
 
 def test_a_file_travels_with_its_hash(model_file: Export, tmp_path: Path) -> None:

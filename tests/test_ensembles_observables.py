@@ -149,6 +149,11 @@ def test_what_can_not_be_observed() -> None:
         RadialDistribution(5.0, pair=("Ar", "Na"))(made)
     with pytest.raises(ConfigurationError, match="'Xx'"):
         RadialDistribution(5.0, pair=("Ar", "Xx"))
+    for pair in (("Ar",), "Ar", ("Ar", "Ar", "Ar")):
+        with pytest.raises(ConfigurationError, match="two chemical symbols"):
+            RadialDistribution(5.0, pair=pair)
+    with pytest.raises(ConfigurationError, match="whole number"):
+        RadialDistribution(7.0, 80.5)
     for r_max, bins in ((0.0, 10), (-1.0, 10), (float("nan"), 10), (5.0, 0), (5.0, True)):
         with pytest.raises(ConfigurationError, match="radial distribution"):
             RadialDistribution(r_max, bins)

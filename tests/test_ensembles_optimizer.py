@@ -195,6 +195,9 @@ def test_a_state_goes_on_where_it_was():
     first, second = fit([Quadratic("o", 0.0)], adam), fit([Quadratic("o", 0.0)], adam)
     first.run(3)
     second.load_state_dict(first.state_dict())
+    for change in ({"method": "SGD"}, {"scales": {}}):
+        with pytest.raises(ConfigurationError, match="of an optimizer's state"):
+            second.load_state_dict({**first.state_dict(), **change})
     output = second.run(3)[-1]
     assert output.step == 5
     for name, value in straight.after.items():

@@ -110,3 +110,14 @@ def test_temperatures_do_not_mix() -> None:
         share = shares(ensembles, temperature)
         found = float(averages(torch.from_numpy(x**2), weights, share))
         assert found == pytest.approx(ase.units.kB * temperature / 1.1, rel=QUADRATURE_RTOL)
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 49, 1000, 100_000])
+def test_equal_weights_count_in_full(n: int) -> None:
+    """To the last bit, so that a threshold of one is met by frames of the current parameters."""
+    same = torch.from_numpy(np.random.default_rng(n).normal(-40.0, 0.3, n))
+    ensembles = one(94.4, n)
+    assert effective_fractions(log_weights(same, same, ensembles), ensembles).tolist() == [1.0]
+    moved = same + 1e-4 * torch.arange(n, dtype=torch.float64)
+    if n > 1:
+        assert effective_fractions(log_weights(moved, same, ensembles), ensembles).item() < 1.0

@@ -11,6 +11,7 @@ import ase
 import numpy as np
 import pytest
 import torch
+import zoo
 from ase import units
 from ase.build import bulk
 from ase.constraints import FixAtoms
@@ -26,6 +27,7 @@ from alchemi_bridge.ensembles.simulators import (
     AseSimulator,
     LammpsSimulator,
     NvalchemiSimulator,
+    ase_engine,
     multi_temperature,
 )
 from alchemi_bridge.ensembles.simulators.plan import State
@@ -191,6 +193,29 @@ def test_lammps_moves_atoms_as_ase_does(shape: str, argon_file: Path) -> None:
     np.testing.assert_allclose(one.energies, other.energies, rtol=UNITS)
 
 
+@needs_lammps
+@pytest.mark.parametrize("shape", ["rotated", "triclinic"])
+def test_lammps_begins_at_the_structure(shape: str, argon_file: Path) -> None:
+    """Atoms on the faces of the box, to roundoff on one side or the other."""
+    atoms = bulk("Ar", "fcc", a=5.3333, cubic=True) * 2
+    if shape == "rotated":
+        atoms.rotate(37.0, (1, 2, 3), rotate_cell=True)
+    else:
+        skew = np.random.default_rng(1).normal(size=(3, 3))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.2 * skew), scale_atoms=True)
+    start, state = atoms, None
+    for seed in range(3):
+        unit = simulator(
+            "lammps", argon_file, structure=atoms, temperature=30.0, every=1, equilibration=0,
+            seed=seed,
+        )  # fmt: skip
+        found, state = run(unit, {}, state)
+        # nothing moves as far as half an Å in 4 fs
+        assert np.abs(found.positions[0] - start.positions).max() < 0.5
+        assert np.abs(np.diff(found.positions, axis=0)).max() < 0.5
+        start = state.members[0]
+
+
 @every_engine
 def test_replicas(engine: str, argon_file: Path) -> None:
     found, state = run(simulator(engine, argon_file, replicas=3))
@@ -259,6 +284,45 @@ def test_npt_has_the_pressure(engine: str, argon_file: Path) -> None:
     assert error < 0.02
     assert means.mean() == pytest.approx(asked, abs=4.0 * error + 0.004)
     assert found.volumes.std() > 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["gas", "crystal"])
+def test_npt_of_four_atoms_is_exact(
+    what: str, model_file: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few atoms show each degree of freedom that has another temperature than asked for.
+
+    The volume of an ideal gas has the mean (N + 1) kT / P. A crystal so cold that it is harmonic
+    has kT / 2 for each of its 3 N - 3 vibrations and for its volume. (With the centre of mass at
+    rest, and 3 N kT / 2 for the motion of the others, both would be a third too large.)
+    """
+    # a light barostat forgets soon; the distribution does not depend on it
+    monkeypatch.setattr(ase_engine, "BAROSTAT_STEPS", 60)
+    options: dict[str, Any] = {"types": [18], "epsilon": [0.0104], "sigma": [3.4], "cutoff": 6.5}
+    if what == "gas":
+        options.update(epsilon=[1e-12], sigma=[0.1], cutoff=0.5)
+    asked = 40.0 if what == "gas" else 2.0
+    thermal = units.kB * asked
+    pressure = 5.0 * thermal / 500.0 if what == "gas" else 0.0
+    unit = simulator(
+        "ase", model_file("lennard-jones", **options), temperature=asked, ensemble="npt",
+        pressure=pressure / units.GPa, structure=bulk("Ar", "fcc", a=5.27, cubic=True),
+        timestep=8.0, steps=16000, every=10, equilibration=1000, friction=2.0,
+    )  # fmt: skip
+    found, _ = run(unit)
+    if what == "gas":
+        values, expected = found.volumes, 500.0
+    else:
+        least = min(
+            LennardJonesOracle(**options).evaluate(bulk("Ar", "fcc", a=a, cubic=True)).energy
+            for a in np.linspace(5.0, 5.6, 601)
+        )
+        values, expected = found.energies - least, 0.5 * thermal * (3 * 4 - 3 + 1)
+    means = np.array([block.mean() for block in np.array_split(values / expected, 16)])
+    error = means.std(ddof=1) / np.sqrt(len(means))
+    assert error < 0.05
+    assert means.mean() == pytest.approx(1.0, abs=4.0 * error)
 
 
 @pytest.mark.parametrize("engine", ["ase", pytest.param("lammps", marks=needs_lammps)])
@@ -335,6 +399,12 @@ def test_what_can_not_be_simulated(argon_file: Path, tmp_path: Path) -> None:
         ({"ensemble": "npt"}, "pressure"),
         ({"pressure": 1.0}, "pressure"),
         ({"replicas": 0}, "replicas"),
+        ({"again": -5}, "again"),
+        ({"again": 2.5}, "again"),
+        ({"again": "x"}, "again"),
+        ({"seed": "x"}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"continue_from_last": "no"}, "continue_from_last"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             simulator("ase", argon_file, **changes)
@@ -342,8 +412,15 @@ def test_what_can_not_be_simulated(argon_file: Path, tmp_path: Path) -> None:
     slab.pbc = (True, True, False)
     with pytest.raises(ConfigurationError, match="periodic in three"):
         simulator("ase", argon_file, ensemble="npt", pressure=1.0, structure=slab)
+    alone = bulk("Ar", "fcc", a=5.3)
+    for engine in ("ase", "lammps"):
+        with pytest.raises(ConfigurationError, match="at least two atoms"):
+            simulator(engine, argon_file, ensemble="npt", pressure=1.0, structure=alone)
     with pytest.raises(ConfigurationError, match="which nvalchemi has"):
         simulator("nvalchemi", argon_file, ensemble="npt", pressure=1.0)
+    charged = zoo.save(zoo.extra_inputs("charge"), tmp_path, "charged")
+    with pytest.raises(ConfigurationError, match=r"simulator 'sim'.*one that reads charge"):
+        simulator("ase", charged).check()
     with pytest.raises(StructureFileError, match="nowhere"):
         simulator("ase", argon_file, structure=tmp_path / "nowhere.xyz")
     with pytest.raises(SpeciesError, match=r"\[29\]"):
@@ -354,6 +431,8 @@ def test_what_can_not_be_simulated(argon_file: Path, tmp_path: Path) -> None:
     fixed.set_constraint(FixAtoms([0]))
     with pytest.raises(ConfigurationError, match="FixAtoms"):
         simulator("lammps", argon_file, structure=fixed)
+    with pytest.raises(ConfigurationError, match=r"constant pressure.*FixAtoms"):
+        simulator("ase", argon_file, structure=fixed, ensemble="npt", pressure=1.0)
     held, _ = run(simulator("ase", argon_file, structure=fixed))
     np.testing.assert_array_equal(held.positions[:, 0], [fixed.positions[0]] * 4)
     isotopes = argon()

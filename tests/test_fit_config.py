@@ -99,6 +99,14 @@ BAD = {
     "rate": ("rate = 0.01", "rate = -1.0", "rate"),
     "rates": ("rate = 0.01", "rate = 0.01\nrates = {tau = 1.0}", "'tau'"),
     "betas": ("rate = 0.01", "rate = 0.01\nbetas = [0.9, 1.5]", "betas"),
+    "rate below zero": ("rate = 0.01", "rates = {sigma = -0.01}", "rates.sigma"),
+    "no rate": ("rate = 0.01", "rates = {sigma = 0}", "rates.sigma"),
+    "rate not a number": ("rate = 0.01", 'rates = {"*" = nan}', "rates.epsilon"),
+    "rate infinite": ("rate = 0.01", "rates = {sigma = inf}", "rates.sigma"),
+    "momentum of adam": ("rate = 0.01", "rate = 0.01\nmomentum = 0.9", "optimizer.momentum"),
+    "betas of sgd": ("rate = 0.01", 'method = "sgd"\nbetas = [0.9, 0.9]', "optimizer.betas"),
+    "momentum": ("rate = 0.01", 'method = "sgd"\nmomentum = -1', "optimizer.momentum"),
+    "large momentum": ("rate = 0.01", 'method = "sgd"\nmomentum = 1.0', "optimizer.momentum"),
     "executor": ("[optimizer]", '[executor]\nkind = "slurm"\n[optimizer]', "one of in-process"),
     "ray's options": ("[optimizer]", '[executor]\naddress = "auto"\n[optimizer]', "Ray"),
     "hints": ("[optimizer]", "[hints]\nnum_cpu = 1\n[optimizer]", "num_cpu"),
@@ -115,6 +123,24 @@ def test_bad_configurations(tmp_path: Path, case: str) -> None:
     with pytest.raises(BridgeError) as caught:
         read_fit(path)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "known", "near"),
+    [
+        ("timestep = 10.0", "time_step = 10.0", "replicas, seed", "timestep"),
+        ("[optimizer]", "[hints]\nnum_cpu = 1\n[optimizer]", "mem_mb, num_cpus", "num_cpus"),
+        ("rate = 0.01", "rate = 0.01\nbeta = [0.9, 0.9]", "betas, decay, method", "betas"),
+        ("steps = 3", "steps = 3\nextension = 'a'", "executor, extensions, hints", "extensions"),
+        ('simulators = ["liquid"]', 'simulators = ["liquid"]\nwidth = 3', "equilibration", None),
+    ],
+)
+def test_unknown_keys(tmp_path: Path, old: str, new: str, known: str, near: str | None) -> None:
+    """What could be there is said, not what is there."""
+    with pytest.raises(ConfigurationError) as caught:
+        read_fit(problem(tmp_path, replace=((old, new),)))
+    assert known in str(caught.value)
+    assert (f"did you mean '{near}'" if near else "check its spelling") in str(caught.value)
 
 
 def test_two_simulators_of_one_name(tmp_path: Path) -> None:

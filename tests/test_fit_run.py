@@ -10,6 +10,7 @@ from cli_runs import Cli, as_user, rows
 from fit_parts import argon_model, problem
 from ray_runs import ray_marks
 
+from alchemi_bridge.ensembles.fit.checkpoint import Checkpoint
 from alchemi_bridge.ensembles.fit.problem import read_fit
 from alchemi_bridge.ensembles.fit.run import Fit
 from alchemi_bridge.ensembles.models import ModelFile
@@ -84,6 +85,45 @@ def test_restart_of_something_else(cli: Cli, tmp_path: Path) -> None:
     cli("fit", config, "--output", output, "--restart").failed_with("another kind")
 
 
+def test_restart_with_another_configuration(cli: Cli, tmp_path: Path) -> None:
+    """Whatever would mix two fits is named; the state is as a step leaves it."""
+    output = tmp_path / "out"
+    before = read_fit(problem(tmp_path, steps=1))
+    with Fit(before, output) as fit:
+        state = fit.optimizer.state_dict() | {"steps_done": 1}
+    row = dict.fromkeys(("step", "seconds", "simulations", "loss", "loss:argon"), 1.0)
+    row |= {name: float(value) for name, value in before.fitted.start.items()}
+    made_with = str(before.model.sha256), before.identity
+    Checkpoint(*made_with, state, [row]).write(output / "state.pt")
+    config = tmp_path / "fit.toml"
+    for old, new, key in (
+        ('"log"', '"linear"', "another parameters.scale"),
+        ("rate = 0.01", "rate = 0.02", "another optimizer.rate"),
+        ("rate = 0.01", 'rate = 0.01\nmethod = "sgd"', "another optimizer.method"),
+        ("-0.05", "-0.06", "another objectives['argon'].targets[1].value"),
+        ("steps = 60", "steps = 70", "another simulators['liquid'].steps"),
+    ):
+        problem(tmp_path, replace=((old, new),))
+        cli("fit", config, "--output", output, "--restart").failed_with(key)
+    # what says where and how long the work is done may change
+    problem(tmp_path, replace=(("steps = 3", "steps = 1\nhints = {num_cpus = 1}"),))
+    assert cli("fit", config, "--output", output, "--restart").status == 0
+    # the files count, not their names
+    with (tmp_path / "rdf.csv").open("a") as file:
+        file.write("6.05,1.0\n")
+    cli("fit", config, "--output", output, "--restart").failed_with("targets[0].file")
+
+
+def test_force_removes_the_fit_that_was_there(cli: Cli, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    config = problem(tmp_path, steps=1)
+    assert cli("fit", config, "--output", output).status == 0
+    with Fit(read_fit(config), output, force=True):
+        pass  # as if it was ended before its first step
+    assert not list(output.iterdir())
+    cli("fit", config, "--output", output, "--restart").failed_with("no such file")
+
+
 def test_energies_and_forces(cli: Cli, tmp_path: Path) -> None:
     """Without a simulator; the start is off by 5 %, and the labels know better."""
     import ase.io
@@ -132,6 +172,22 @@ def test_nobody_needs_a_simulator(cli: Cli, tmp_path: Path) -> None:
     extra = '[[simulators]]\nname = "idle"\nstructure = "liquid.xyz"\n\n[[objectives]]'
     config = problem(tmp_path, replace=(("[[objectives]]", extra),))
     cli("fit", config, "--output", tmp_path / "out").failed_with("idle")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("every = 10", 'every = 10\nensemble = "nve"', "ensemble 'nve'"),
+        ('kind = "mean-energy"', 'kind = "density"', "at constant volume"),
+        ("every = 10", 'every = 10\nseed = "x"', "seed of simulator 'liquid'"),
+    ],
+)
+def test_what_no_simulation_can_answer(
+    cli: Cli, tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    config = problem(tmp_path, replace=((old, new),))
+    cli("fit", config, "--output", tmp_path / "out").failed_with(words)
     assert not (tmp_path / "out").exists()
 
 

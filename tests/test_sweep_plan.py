@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sweep_parts import argon, planned, save, silicon
 
-from alchemi_bridge.ensembles.sweep.content import hash_of_frames
+from alchemi_bridge.ensembles.content import hash_of_frames
 from alchemi_bridge.ensembles.sweep.engines import Engine, engine, engines
 from alchemi_bridge.ensembles.sweep.files import model_files, structure_files
 from alchemi_bridge.ensembles.sweep.plan import Plan

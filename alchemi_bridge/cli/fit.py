@@ -22,7 +22,7 @@ CONFIG is a TOML file; files in it are relative to its folder:
     steps = 40
 
     [parameters]                      # also: start = {NAME = NUMBER}, bounds = {NAME = [LOW, HIGH]}
-    names = ["epsilon", "sigma"]      # names or patterns of its tensors
+    names = ["epsilon", "sigma"]      # names or patterns of parameters
     scale = "log"                     # "linear" or "log" (relative changes), or by name
 
     [[simulators]]                    # ase, lammps or nvalchemi; count = 4 or temperatures = [...]
@@ -45,7 +45,7 @@ CONFIG is a TOML file; files in it are relative to its folder:
     scale = 0.2
     [[objectives.targets]]
     kind = "mean-energy"              # eV per atom
-    value = -0.0288
+    value = -0.0290
     scale = 0.002
 
     [optimizer]                       # adam, rmsprop or sgd; rates = {NAME = RATE}
@@ -59,7 +59,8 @@ CONFIG is a TOML file; files in it are relative to its folder:
 Resources are said in [hints] (num_cpus, num_gpus, mem_mb, max_retries, custom), and in a table
 'hints' of a simulator or an objective. Written are fitted.pt, fit.csv (a row for each step),
 fit.png and fit.json. --restart goes on with parameters and optimiser of the last step;
-trajectories are simulated anew.
+trajectories are simulated anew. Only steps, [executor] and [hints] may differ from before.
+Patterns fit no buffers (statistics, tables): these are named in full.
 """
 
 

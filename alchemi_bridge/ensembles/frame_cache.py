@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alchemi_bridge.ensembles.energies import Frames
-from alchemi_bridge.ensembles.models import WorkerModel
+from alchemi_bridge.ensembles.models import WorkerModel, when_dropped
 from alchemi_bridge.ensembles.trajectory import Trajectory
 from alchemi_bridge.model import LoadedModel
 
@@ -64,6 +64,11 @@ class FrameCache:
             self._values.popitem(last=False)
         return found
 
+    def drop(self, loaded: LoadedModel) -> None:
+        """Forget the frames of a model, which they would keep in memory."""
+        for key in [k for k, frames in self._frames.items() if frames.loaded is loaded]:
+            del self._frames[key]
+
     def clear(self) -> None:
         """Forget everything."""
         self._frames.clear()
@@ -72,6 +77,7 @@ class FrameCache:
 
 #: Of this process.
 CACHE = FrameCache()
+when_dropped(CACHE.drop)
 
 
 def digest_of(*arrays: Any) -> str:
@@ -85,8 +91,14 @@ def digest_of(*arrays: Any) -> str:
 
 
 def digest_of_trajectory(trajectory: Trajectory) -> str:
-    """A digest of the frames of a trajectory."""
-    return digest_of(trajectory.numbers, trajectory.positions, trajectory.cells, trajectory.pbc)
+    """A digest of the frames of a trajectory: atoms, masses, places and cells."""
+    return digest_of(
+        trajectory.numbers,
+        trajectory.masses,
+        trajectory.positions,
+        trajectory.cells,
+        trajectory.pbc,
+    )
 
 
 def frames_of(model: WorkerModel, trajectory: Trajectory, chunk: int | None) -> Frames:

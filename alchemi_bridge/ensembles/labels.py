@@ -47,7 +47,8 @@ class Labels:
         Raises
         ------
         InputError
-            If there is no frame, or one has no energy, no forces, or such that are not finite.
+            If there is no frame, or one has no energy, no forces, those of another state (a shared
+            calculator's, or a frame that was moved), or such that are not finite.
         """
         if not frames:
             raise InputError(
@@ -79,6 +80,14 @@ def _label(frame: ase.Atoms, name: str, where: str, number: int) -> np.ndarray:
     """One label; ASE's reader of extended XYZ makes a calculator of them."""
     found = {} if frame.calc is None else frame.calc.results
     value = found.get(name)
+    if value is not None and frame.calc.check_state(frame):
+        raise InputError(
+            f"frame {number} of {where}",
+            expected=f"its own {name}",
+            got="that of other positions, cells or atoms: the frame was changed, or its "
+            "calculator computed another one since",
+            fix="give each frame a SinglePointCalculator of its own with its results",
+        )
     if value is None:
         raise InputError(
             f"frame {number} of {where}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from alchemi_bridge.ensembles.work import Parameters
-from alchemi_bridge.errors import UntrustedModelError
+from alchemi_bridge.errors import ConfigurationError, UntrustedModelError
 from alchemi_bridge.model import LoadedModel, load_model
 from alchemi_bridge.model.trust import check_trust, normal_hash
 from alchemi_bridge.model.values import (
@@ -126,6 +126,8 @@ class WorkerModel:
         The model, for the provider and the calculators.
     tensors
         What can be exchanged, by name: parameters, then buffers.
+    allowed
+        Names and hashes under which the trust policy has let it in.
     """
 
     def __init__(self, file: ModelFile) -> None:
@@ -139,6 +141,7 @@ class WorkerModel:
         for values in self.loaded.module.parameters():
             values.requires_grad_(False)
         self.tensors: dict[str, ModelTensor] = tensors_of(self.loaded.module)
+        self.allowed = {file}
         self._label = f"model '{file.path}'"
         self._original: dict[str, torch.Tensor] = {}  # of the file, for what was ever exchanged
 
@@ -149,7 +152,9 @@ class WorkerModel:
         return self.loaded.sha256
 
     def names(self, patterns: Sequence[str]) -> list[str]:
-        """Names of tensors that match patterns of the shell, in the model's order.
+        """Names of tensors, in the model's order; see :func:`alchemi_bridge.model.values.choose`.
+
+        Patterns of the shell stand for parameters only, buffers have to be named in full.
 
         Raises
         ------
@@ -159,8 +164,12 @@ class WorkerModel:
         return choose(self.tensors, patterns, self._label)
 
     def values(self, names: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
-        """Copies of the present values on the host, of all tensors by default."""
-        chosen = list(self.tensors) if names is None else names
+        """Copies of the present values on the host, of all parameters by default.
+
+        Buffers are among them only if they are named.
+        """
+        parameters = [name for name, tensor in self.tensors.items() if tensor.is_parameter]
+        chosen = parameters if names is None else names
         return {name: self.tensors[name].values.detach().cpu().clone() for name in chosen}
 
     def set(self, parameters: Parameters) -> None:
@@ -213,7 +222,24 @@ def require_same_file(model: WorkerModel, sha256: str, what: str) -> None:
         )
 
 
+def require_no_inputs(file: ModelFile, what: str) -> None:
+    """Raise :class:`ConfigurationError` if a model reads more than positions and elements.
+
+    A trajectory has nothing else for each frame: no charges, no spins.
+    """
+    # workers may have the device that is named, and this process none of the kind
+    requested = sorted(replace(file, device=None).load().loaded.requested_inputs)
+    if requested:
+        raise ConfigurationError(
+            f"model '{file.path}' of {what}",
+            expected="one that reads positions, elements and cells only, as trajectories have them",
+            got=f"one that reads {', '.join(requested)}",
+            fix="fit it to energies and forces of frames, or choose another model",
+        )
+
+
 _models: OrderedDict[tuple, WorkerModel] = OrderedDict()
+_listeners: list[Callable[[LoadedModel], None]] = []
 
 
 def _kept(file: ModelFile, use: str) -> WorkerModel:
@@ -222,19 +248,36 @@ def _kept(file: ModelFile, use: str) -> WorkerModel:
         state: tuple = (found.st_ino, found.st_size, found.st_mtime_ns)
     except OSError:
         state = ()  # loading says what is wrong
-    key = (file, use, state)
+    # a hash that is expected makes no other model of a file: it is checked below
+    same = (os.path.realpath(file.path), file.extensions_directory, file.device, use)
+    key = (same, state)
     if key not in _models:
         # an older state of the same file is of no use to anybody
-        for other in [k for k in _models if k[:2] == key[:2]]:
-            del _models[other]
+        for other in [k for k in _models if k[0] == same]:
+            _drop(other)
         made = WorkerModel(file)
         while len(_models) >= MAX_KEPT:
-            _models.popitem(last=False)
+            _drop(next(iter(_models)))
         _models[key] = made
+    elif file not in _models[key].allowed:
+        file.check()  # what may be loaded under one name or hash need not be under another
+        _models[key].allowed.add(file)
     _models.move_to_end(key)
     return _models[key]
 
 
+def _drop(key: tuple) -> None:
+    leaving = _models.pop(key)
+    for tell in _listeners:
+        tell(leaving.loaded)
+
+
+def when_dropped(tell: Callable[[LoadedModel], None]) -> None:
+    """Let somebody know of each model that this process no longer keeps."""
+    _listeners.append(tell)
+
+
 def forget() -> None:
     """Let go of all models that this process keeps."""
-    _models.clear()
+    for key in list(_models):
+        _drop(key)

@@ -122,6 +122,20 @@ class RadialDistribution:
                     got=repr(value),
                     fix=f"choose another {name}",
                 )
+        if not isinstance(self.bins, int):
+            raise ConfigurationError(
+                "bins of the radial distribution function",
+                expected="a whole number",
+                got=repr(self.bins),
+                fix="choose another bins",
+            )
+        if self.pair is not None and (isinstance(self.pair, str) or len(self.pair) != 2):
+            raise ConfigurationError(
+                "pair of the radial distribution function",
+                expected="two chemical symbols or atomic numbers",
+                got=repr(self.pair),
+                fix='name two, ("Ar", "Ar") for example',
+            )
         if self.pair is not None:
             object.__setattr__(self, "pair", tuple(_number(kind) for kind in self.pair))
 

@@ -138,11 +138,29 @@ class Optimizer:
         return {
             "parameters": self.parameters,
             "update": copy.deepcopy(self._update.state_dict()),
+            "method": type(self._update).__name__,
+            "scales": self._variables.scales,
             "steps_done": self.steps_done,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there, with the rates and the memory of the update that are in the state.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is the state of another kind of update, of other parameters or other scales; then
+            nothing was changed.
+        """
+        mine = {"method": type(self._update).__name__, "scales": self._variables.scales}
+        for what, value in mine.items():
+            if state[what] != value:
+                raise ConfigurationError(
+                    f"{what} of an optimizer's state",
+                    expected=str(value),
+                    got=str(state[what]),
+                    fix="go on with what it was made with",
+                )
         self._variables.assign(state["parameters"])
         self._update.load_state_dict(copy.deepcopy(state["update"]))
         self.steps_done = int(state["steps_done"])

@@ -18,6 +18,11 @@ from dataclasses import dataclass
 import ase.units
 import torch
 
+#: A fraction of effective frames that is nearer to one is one: what is missing is roundoff of the
+#: logarithms (10^-15). It is of second order in the differences of energies, which are then below
+#: 10^-6 kT.
+EQUAL_WEIGHTS = 1e-12
+
 
 @dataclass(frozen=True, eq=False)
 class Ensembles:
@@ -74,7 +79,8 @@ def log_weights(
 def effective_fractions(logarithms: torch.Tensor, ensembles: Ensembles) -> torch.Tensor:
     """(n_ensembles,) effective number of frames over their number, ``exp(-sum w ln w) / N``.
 
-    One if all weights are equal, ``1 / N`` if one frame has all the weight.
+    Exactly one if all weights are equal to ``EQUAL_WEIGHTS``, ``1 / N`` if one frame has all the
+    weight.
 
     Parameters
     ----------
@@ -83,12 +89,15 @@ def effective_fractions(logarithms: torch.Tensor, ensembles: Ensembles) -> torch
     ensembles
         The same.
     """
+    # relative to equal weights, so that these lose nothing to roundoff; a weight that underflows
+    # counts nothing: 0 ln 0 = 0
     logarithms = logarithms.detach()
-    # a weight that underflows counts nothing: 0 ln 0 = 0
-    terms = logarithms.exp() * logarithms.clamp(min=-1e300)
+    relative = logarithms.clamp(min=-1e300) + ensembles.sizes.double().log()[ensembles.index]
+    terms = logarithms.exp() * relative
     entropies = torch.zeros(len(ensembles.temperatures), dtype=torch.float64)
     entropies.index_add_(0, ensembles.index, -terms)
-    return entropies.exp() / ensembles.sizes
+    found = entropies.exp()
+    return torch.where(1.0 - found < EQUAL_WEIGHTS, 1.0, found)
 
 
 def shares(ensembles: Ensembles, temperature: float) -> torch.Tensor:

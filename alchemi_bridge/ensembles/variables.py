@@ -54,6 +54,11 @@ class Variables:
             self._values[name] = value.detach().cpu().clone()
             self.leaves[name] = self._inward(name, self._values[name]).requires_grad_(True)
 
+    @property
+    def scales(self) -> dict[str, Scale]:
+        """Of all parameters, in their order."""
+        return {name: self._scales.get(name, "linear") for name in self.names}
+
     def values(self) -> dict[str, torch.Tensor]:
         """Copies of the parameters, on the host, without a graph."""
         return {name: value.clone() for name, value in self._values.items()}

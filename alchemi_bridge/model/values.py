@@ -39,7 +39,7 @@ class ModelTensor:
     values
         The tensor itself, on the model's device, in the model's own units.
     is_parameter
-        Whether the model calls it a parameter; others are buffers. Both can be fitted.
+        Whether the model calls it a parameter; others are buffers. Both can be changed.
     """
 
     name: str
@@ -64,6 +64,9 @@ def tensors_of(model: AtomisticModel | torch.jit.RecursiveScriptModule) -> dict[
 def choose(tensors: Mapping[str, ModelTensor], patterns: Sequence[str], what: str) -> list[str]:
     """Names that match, in the model's order.
 
+    A pattern stands for parameters only: buffers are statistics of the training data, tables and
+    constants, which are chosen by their full names.
+
     Parameters
     ----------
     tensors
@@ -78,15 +81,26 @@ def choose(tensors: Mapping[str, ModelTensor], patterns: Sequence[str], what: st
     ConfigurationError
         If one of them matches nothing; the error lists what there is.
     """
+    chosen: set[str] = set()
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in tensors):
+        fits = [name for name in tensors if fnmatchcase(name, pattern)]
+        found = [name for name in fits if name == pattern or tensors[name].is_parameter]
+        chosen.update(found)
+        if fits and not found:
+            raise ConfigurationError(
+                f"parameter '{pattern}' of {what}",
+                expected="a pattern that matches parameters, or the full name of a buffer",
+                got=f"one that matches buffers only: {', '.join(fits)}",
+                fix="give a full name if that buffer is to be changed, or another model",
+            )
+        if not fits:
             raise ConfigurationError(
                 f"parameter '{pattern}' of {what}",
                 expected=_listed(tensors),
                 got="a name that matches none of them",
                 fix="choose among these; * stands for any characters",
             )
-    return [name for name in tensors if any(fnmatchcase(name, p) for p in patterns)]
+    return [name for name in tensors if name in chosen]
 
 
 def _listed(tensors: Mapping[str, ModelTensor]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import torch
 from alchemi_bridge.errors import ModelLoadError, first_line
 from alchemi_bridge.model.files import write_atomically
 
-FORMAT = "alchemi_bridge fit 1"
+FORMAT = "alchemi_bridge fit 2"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Checkpoint:
     ----------
     sha256
         Of the model's file.
+    identity
+        :func:`~alchemi_bridge.ensembles.fit.identity.identity_of` its configuration.
     optimizer
         :meth:`Optimizer.state_dict`: parameters, memory of the update, number of steps.
     rows
@@ -33,6 +36,7 @@ class Checkpoint:
     """
 
     sha256: str
+    identity: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     rows: Sequence[Mapping[str, float]]
 
@@ -48,6 +52,7 @@ class Checkpoint:
             {
                 "format": FORMAT,
                 "sha256": self.sha256,
+                "identity": json.dumps(dict(self.identity), default=str),
                 "optimizer": dict(self.optimizer),
                 "rows": [dict(row) for row in self.rows],
             },
@@ -70,7 +75,8 @@ class Checkpoint:
             content = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(content, dict) or content.get("format") != FORMAT:
                 raise ValueError("a file of another kind or version")
-            found = cls(content["sha256"], content["optimizer"], content["rows"])
+            identity = json.loads(content["identity"])
+            found = cls(content["sha256"], identity, content["optimizer"], content["rows"])
             if found.steps < 1:
                 raise ValueError("a fit without a step")
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError,

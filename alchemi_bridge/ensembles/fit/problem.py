@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from alchemi_bridge.ensembles.fit.identity import identity_of
 from alchemi_bridge.ensembles.fit.settings import (
     ExecutorSettings,
     Fitted,
@@ -40,6 +42,8 @@ class FitProblem:
         Parameters, and how they are changed.
     executor, hints
         Where, and with which default resources.
+    identity
+        What a restart must have in common with it.
     """
 
     path: Path
@@ -51,6 +55,7 @@ class FitProblem:
     update: UpdateSettings
     executor: ExecutorSettings
     hints: SchedulerHints | None
+    identity: Mapping[str, Any]
 
 
 def read_fit(path: str | Path, *, ray_address: str | None = None) -> FitProblem:
@@ -90,6 +95,7 @@ def read_fit(path: str | Path, *, ray_address: str | None = None) -> FitProblem:
         update=read_update(root, list(fitted.start)),
         executor=read_executor(root, ray_address),
         hints=read_hints(root, "hints"),
+        identity=identity_of(root.values, beside),
     )
     root.done()
     return found

@@ -14,6 +14,7 @@ import torch
 
 from alchemi_bridge import __version__
 from alchemi_bridge.ensembles.fit.checkpoint import Checkpoint
+from alchemi_bridge.ensembles.fit.identity import FREE, differences
 from alchemi_bridge.ensembles.fit.plot import plot_fit
 from alchemi_bridge.ensembles.fit.problem import FitProblem
 from alchemi_bridge.ensembles.fit.rows import columns_of, row_of
@@ -24,6 +25,7 @@ from alchemi_bridge.model.locks import locked
 
 #: Names of the files in the output folder.
 MODEL, TABLE, DOCUMENT, PICTURE, STATE = "fitted.pt", "fit.csv", "fit.json", "fit.png", "state.pt"
+FILES = (STATE, MODEL, TABLE, DOCUMENT, PICTURE)
 
 
 class Fit:
@@ -38,7 +40,7 @@ class Fit:
     restart
         Go on from the state in the folder.
     force
-        Overwrite another fit.
+        Remove the files of another fit.
 
     Raises
     ------
@@ -52,7 +54,7 @@ class Fit:
     def __init__(
         self, problem: FitProblem, folder: Path, *, restart: bool = False, force: bool = False
     ) -> None:
-        self.problem, self.folder = problem, folder
+        self.problem, self.folder, self._force = problem, folder, force
         self.rows: list[dict[str, float]] = []
         self.seconds = 0.0
         self.last: StepOutput | None = None
@@ -85,6 +87,10 @@ class Fit:
                 fix="wait for it, or choose another --output",
             )
             self._stack.enter_context(locked(self.folder / TABLE, busy))
+            if self._force:
+                # a later restart must not go on with what this one replaces
+                for name in FILES:
+                    (self.folder / name).unlink(missing_ok=True)
         except BaseException:
             self._stack.close()
             raise
@@ -102,7 +108,8 @@ class Fit:
             self.rows.append(row_of(output))
             self._write_table()
             state = self.optimizer.state_dict()
-            Checkpoint(str(self.problem.model.sha256), state, self.rows).write(self.folder / STATE)
+            made_with = str(self.problem.model.sha256), self.problem.identity
+            Checkpoint(*made_with, state, self.rows).write(self.folder / STATE)
             yield self.rows[-1]
 
     def finish(self) -> dict[str, Any]:
@@ -151,6 +158,15 @@ class Fit:
                 expected="that of the same model and the same parameters",
                 got=f"one of {', '.join(sorted(theirs))}" if same_model else "one of another model",
                 fix="leave --restart out, and choose another --output",
+            )
+        changed = differences(found.identity, self.problem.identity)
+        if changed:
+            raise ConfigurationError(
+                f"state of a fit '{self.folder / STATE}'",
+                expected="that of the same configuration, which may only differ in "
+                f"{', '.join(FREE)}, and of files that are the same",
+                got=f"another {', '.join(changed)}",
+                fix="undo the change; or leave --restart out, and choose another --output",
             )
         self.optimizer.load_state_dict(found.optimizer)
         self.rows = [dict(row) for row in found.rows]

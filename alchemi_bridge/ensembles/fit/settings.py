@@ -15,6 +15,7 @@ from alchemi_bridge.ensembles.fit.table import Table
 from alchemi_bridge.ensembles.fit.update import METHODS, UpdateSettings
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.models import WorkerModel
+from alchemi_bridge.ensembles.objectives.checks import require_positive
 from alchemi_bridge.ensembles.variables import Bounds, Scale
 from alchemi_bridge.errors import ConfigurationError
 
@@ -135,16 +136,27 @@ def read_update(root: Table, names: list[str]) -> UpdateSettings:
     table = root.table("optimizer")
     rate = _positive(table, "rate", 0.01)
     rates = _by_name(table.table("rates"), names)
+    method = table.one_of("method", METHODS, "adam")
+    for key, of in (("momentum", "sgd"), ("betas", "adam")):
+        if table.has(key) and method != of:
+            raise table.refuse(key, f'none, unless method = "{of}"', f'"{method}"', "remove it")
     betas = tuple(table.numbers("betas", 2)) if table.has("betas") else (0.9, 0.999)
     found = UpdateSettings(
-        method=table.one_of("method", METHODS, "adam"),
+        method=method,
         rates=tuple(
-            _numbers(rates.get(name, rate), 1, f"{table.where}.rates.{name}")[0] for name in names
+            require_positive(
+                f"{table.where}.rates.{name}",
+                _numbers(rates.get(name, rate), 1, f"{table.where}.rates.{name}")[0],
+            )
+            for name in names
         ),
         decay=_positive(table, "decay", 1.0),
         momentum=table.number("momentum", 0.0),
         betas=(betas[0], betas[1]),
     )
+    if not 0.0 <= found.momentum < 1.0:
+        got = f"{found.momentum:g}"
+        raise table.refuse("momentum", "a number from 0 to below 1", got, "correct it")
     if not all(0.0 <= beta < 1.0 for beta in betas):
         raise table.refuse("betas", "two numbers from 0 to below 1", repr(betas), "correct them")
     table.done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ class Table(Section):
     """A table of a configuration; see :class:`Section` for what a key may be asked for."""
 
     advice = "write it as in 'alchemi-bridge fit --help' or examples/fit_lj.toml"
-    unknown_advice = "remove it, or check its spelling"
+
+    def __init__(self, values: Any, where: str) -> None:
+        super().__init__(values, where)
+        self.known: set[str] = set()
 
     def has(self, key: str) -> bool:
-        """Whether the key is there; that does not make it known."""
+        """Whether the key is there; that alone does not allow it."""
+        self.known.add(key)
         return key in self.values
 
     def table(self, key: str) -> Table:
@@ -79,11 +84,21 @@ class Table(Section):
 
     def rest(self, known: Sequence[str]) -> dict[str, Any]:
         """Keys among ``known`` with their values, as they are."""
+        self.used.update(known)
         return {key: self.get(key) for key in known if key in self.values}
 
     def done(self) -> None:
-        """Refuse keys that nobody asked for."""
-        self.finish((), {})
+        """Refuse keys that nobody asked for; say which there are, and which one may be meant."""
+        for key in self.values:
+            if key not in self.used and not key.startswith("_"):
+                known = sorted(self.used | self.known)
+                near = get_close_matches(key, known, n=1)
+                raise self.refuse(
+                    key,
+                    f"one of {', '.join(known)}",
+                    "an unknown key",
+                    f"did you mean '{near[0]}'?" if near else "remove it, or check its spelling",
+                )
 
 
 def read_toml(path: str | Path) -> Table:

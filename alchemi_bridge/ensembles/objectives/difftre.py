@@ -14,23 +14,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from alchemi_bridge.ensembles.energies import Frames
 from alchemi_bridge.ensembles.frame_cache import digest_of_trajectory, frames_of
 from alchemi_bridge.ensembles.models import WorkerModel, require_same_file
+from alchemi_bridge.ensembles.objectives.conditions import Conditions, require_same_atoms
 from alchemi_bridge.ensembles.objectives.targets import Target, values_of
 from alchemi_bridge.ensembles.reweighting import (
-    Ensembles,
     averages,
     effective_fractions,
     log_weights,
     shares,
 )
-from alchemi_bridge.ensembles.trajectory import Origin, Trajectory
+from alchemi_bridge.ensembles.trajectory import Trajectory
 from alchemi_bridge.ensembles.work import Parameters
-from alchemi_bridge.errors import ConfigurationError
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,19 +105,12 @@ class Reweighting:
     """
 
     def __init__(self, samples: Sequence[Sample]) -> None:
-        first = samples[0].trajectory
-        for other in samples[1:]:
-            if not np.array_equal(np.sort(other.trajectory.numbers), np.sort(first.numbers)):
-                raise ConfigurationError(
-                    "trajectories of one objective",
-                    expected="the same atoms in all of them",
-                    got=f"{len(first.numbers)} and {len(other.trajectory.numbers)} atoms, or other "
-                    f"elements, in '{samples[0].observable}' and '{other.observable}'",
-                    fix="make an objective for each system",
-                )
+        named = [(one.observable, one.trajectory) for one in samples]
+        require_same_atoms(named)
         self.samples = samples
         self.sizes = [len(one.frames) for one in samples]
-        self.ensembles, self._of_sample = _ensembles(samples)
+        self._conditions = Conditions(named)
+        self.ensembles = self._conditions.ensembles
         self.energies = torch.cat([one.energies for one in samples])
         self.generating = torch.cat([one.generating for one in samples])
         logarithms = log_weights(self.energies, self.generating, self.ensembles)
@@ -134,7 +125,7 @@ class Reweighting:
     def stale(self, threshold: float) -> list[str]:
         """Observables with frames of an ensemble of which too few count."""
         bad = {k for k, fraction in enumerate(self.fractions) if fraction < threshold}
-        pairs = zip(self.samples, self._of_sample, strict=True)
+        pairs = zip(self.samples, self._conditions.of_trajectory, strict=True)
         return [sample.observable for sample, mine in pairs if bad & mine]
 
     def averages(
@@ -184,46 +175,7 @@ class Reweighting:
         }
 
     def _temperature(self, target: Target) -> float:
-        there = sorted(set(self.ensembles.temperatures.tolist()))
-        wanted = there[0] if target.temperature is None and len(there) == 1 else target.temperature
-        if wanted is None or wanted not in there:
-            raise ConfigurationError(
-                f"temperature of target '{target.name}'",
-                expected=f"one of {', '.join(f'{one:g} K' for one in there)}",
-                got="none" if target.temperature is None else f"{target.temperature:g} K",
-                fix="name the temperature of one of the trajectories",
-            )
+        where = f"target '{target.name}'"
+        wanted = self._conditions.temperature(target.temperature, where)
+        self._conditions.require_one(wanted, where)
         return wanted
-
-
-def _ensembles(samples: Sequence[Sample]) -> tuple[Ensembles, list[set[int]]]:
-    """Which frames are of one ensemble, and which ensembles each sample has frames of."""
-    known: dict[tuple, int] = {}
-    index, of_sample = [], []
-    for sample in samples:
-        trajectory = sample.trajectory
-        if not np.isfinite(trajectory.temperatures).all():
-            raise ConfigurationError(
-                f"trajectory '{sample.observable}'",
-                expected="frames of a known temperature, without which they have no weights",
-                got="frames without one",
-                fix="simulate with a thermostat",
-            )
-        made_with = [_kind(origin) for origin in trajectory.origins]
-        numbers = []
-        for k, volume in enumerate(trajectory.volumes):
-            origin = int(trajectory.origin[k])
-            # at constant pressure, the volume is one of the things that are drawn
-            fixed = volume if trajectory.origins[origin].pressure is None else None
-            key = (float(trajectory.temperatures[k]), fixed, *made_with[origin])
-            numbers.append(known.setdefault(key, len(known)))
-        index += numbers
-        of_sample.append(set(numbers))
-    temperatures = torch.tensor([key[0] for key in known], dtype=torch.float64)
-    return Ensembles(torch.tensor(index), temperatures), of_sample
-
-
-def _kind(origin: Origin) -> tuple:
-    """What the distribution of its frames depends on, besides temperature and volume."""
-    values = ((name, value.tobytes()) for name, value in sorted(origin.parameters.items()))
-    return (origin.pressure, *values)

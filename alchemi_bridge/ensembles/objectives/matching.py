@@ -10,11 +10,12 @@ from typing import Any
 import ase
 import torch
 
+from alchemi_bridge.ensembles.content import hash_of_frames
 from alchemi_bridge.ensembles.energies import Frames
-from alchemi_bridge.ensembles.frame_cache import CACHE, digest_of, frames_of
+from alchemi_bridge.ensembles.frame_cache import CACHE, frames_of
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.labels import Labels
-from alchemi_bridge.ensembles.models import ModelFile, WorkerModel
+from alchemi_bridge.ensembles.models import ModelFile, WorkerModel, require_no_inputs
 from alchemi_bridge.ensembles.objectives.checks import require_weight
 from alchemi_bridge.ensembles.work import Objective, Outcome, Parameters
 from alchemi_bridge.errors import ConfigurationError
@@ -80,8 +81,10 @@ class EnergyForceObjective(Objective):
                 got=f"{self.force_weight:g}",
                 fix="set it to 0, or compare with a file",
             )
-        self.model.check()
-        if not self.needs:
+        self.model = self.model.check()
+        if self.needs:
+            require_no_inputs(self.model, f"objective '{self.name}'")
+        else:
             _ = self._labels
 
     @cached_property
@@ -143,13 +146,8 @@ class EnergyForceObjective(Objective):
             frames = frames_of(model, trajectory, self.chunk)
             return frames, torch.from_numpy(trajectory.energies.copy()), None
         labels = self._labels
-        digest = digest_of(
-            *(
-                part
-                for one in labels.frames
-                for part in (one.numbers, one.positions, one.cell, one.pbc)
-            )
-        )
+        # with all that a model may request of them: charges, spins, ...
+        digest = hash_of_frames(labels.frames)
         frames = CACHE.frames(
             model.loaded,
             digest,

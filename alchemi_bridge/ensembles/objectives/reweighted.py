@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from alchemi_bridge.ensembles.hints import SchedulerHints
-from alchemi_bridge.ensembles.models import ModelFile
+from alchemi_bridge.ensembles.models import ModelFile, require_no_inputs
 from alchemi_bridge.ensembles.objectives.checks import require_weight
 from alchemi_bridge.ensembles.objectives.difftre import Reweighting, Sample
+from alchemi_bridge.ensembles.objectives.foresight import check_with_simulators
 from alchemi_bridge.ensembles.objectives.targets import Target
+from alchemi_bridge.ensembles.simulators.dynamics import DynamicsSimulator
 from alchemi_bridge.ensembles.work import Objective, Outcome, Parameters, Simulator
 from alchemi_bridge.errors import ConfigurationError
 
@@ -22,8 +24,9 @@ THRESHOLD = 0.9
 class ReweightedObjective(Objective):
     """Targets for averages over trajectories that other parameters may have made.
 
-    Trajectories of several simulators are put together. Those of one temperature and of one set of
-    generating parameters are one ensemble; its frames are weighted by how likely they are with the
+    Trajectories of several simulators are put together. Those of one temperature, one pressure or
+    cell, and one set of generating parameters are one ensemble; averages are taken over ensembles
+    that differ in the last only. Frames are weighted by how likely they are with the
     current parameters. If too few of them count, the simulators run again.
 
     Parameters
@@ -62,11 +65,16 @@ class ReweightedObjective(Objective):
         self.needs = tuple(
             one if isinstance(one, str) else one.observable("trajectory") for one in trajectories
         )
+        self._simulators = [one for one in trajectories if isinstance(one, DynamicsSimulator)]
         self.targets, self.chunk = tuple(targets), chunk
         self.threshold, self.equilibration = threshold, equilibration
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker needs the names of observables only
+        return {**vars(self), "_simulators": []}
+
     def check(self) -> None:
-        """Numbers in their ranges, and a model that is there."""
+        """Numbers in their ranges, a model that can do it, and simulators that fit the targets."""
         where = f"objective '{self.name}'"
         if not self.needs or not self.targets:
             raise ConfigurationError(
@@ -96,7 +104,10 @@ class ReweightedObjective(Objective):
             )
         for target in self.targets:
             target.check(where)
-        self.model.check()
+        self.model = self.model.check()
+        require_no_inputs(self.model, where)
+        if self._simulators:
+            check_with_simulators(self._simulators, self.targets, where)
 
     def compute(self, observables: Mapping[str, Any], parameters: Parameters) -> Outcome:
         """Loss, gradient and averages; or that simulators must run again.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,12 @@ import torch
 
 from alchemi_bridge.ensembles.frame_cache import CACHE
 from alchemi_bridge.ensembles.objectives.checks import require_positive, require_weight
-from alchemi_bridge.ensembles.observables import PotentialEnergy
+from alchemi_bridge.ensembles.observables import (
+    Density,
+    PotentialEnergy,
+    RadialDistribution,
+    Volume,
+)
 from alchemi_bridge.ensembles.trajectory import Trajectory
 from alchemi_bridge.errors import ConfigurationError, InputError
 
@@ -27,6 +32,9 @@ class OfEnergies(Protocol):
 #: A value for each frame: of the frames alone, or of their energies as well.
 Observable = Callable[[Trajectory], np.ndarray] | OfEnergies
 
+#: Observables that never change, and that read nothing but what the digest of a trajectory has.
+_OF_FRAMES = (Density, RadialDistribution, Volume)
+
 
 def values_of(
     observable: Observable, trajectory: Trajectory, energies: torch.Tensor, digest: str
@@ -37,14 +45,14 @@ def values_of(
     ----------
     observable
         :class:`~alchemi_bridge.ensembles.observables.PotentialEnergy` means the current energies,
-        not those that the trajectory was made with. What depends on the frames alone is worked out
-        once, if the observable can be hashed.
+        not those that the trajectory was made with. The bridge's own observables of the frames
+        alone are worked out once; others may read anything, and are called each time.
     trajectory
         Frames.
     energies
         (n_frames,) float64, eV, of the current parameters; may have a graph.
     digest
-        Of the frames.
+        :func:`~alchemi_bridge.ensembles.frame_cache.digest_of_trajectory`.
 
     Returns
     -------
@@ -61,9 +69,9 @@ def values_of(
         found = energies / trajectory.n_atoms if observable.per_atom else energies
     elif hasattr(observable, "of_energies"):
         found = observable.of_energies(trajectory, energies)
-    elif isinstance(observable, Hashable):
-        make = observable
-        found = CACHE.values(digest, observable, lambda: np.asarray(make(trajectory)))
+    elif type(observable) in _OF_FRAMES:
+        make: Any = observable
+        found = CACHE.values(digest, make, lambda: np.asarray(make(trajectory)))
     else:
         found = np.asarray(observable(trajectory))
     if np.shape(found)[:1] != tuple(energies.shape):
@@ -120,6 +128,16 @@ class Target:
                 fix="correct them",
             )
 
+    def require_shape(self, shape: tuple[int, ...], where: str) -> None:
+        """Raise :class:`InputError` unless a frame's value of this shape can be compared."""
+        if np.shape(self.value) != shape:
+            raise InputError(
+                where,
+                expected=f"the shape of the observable, {shape}",
+                got=f"{np.shape(self.value)}",
+                fix="give it as many values as the observable has, at the same places",
+            )
+
     def loss(self, average: torch.Tensor) -> torch.Tensor:
         """() of an average.
 
@@ -128,12 +146,6 @@ class Target:
         InputError
             If its shape is not that of the target.
         """
+        self.require_shape(tuple(average.shape), f"target '{self.name}'")
         value = torch.as_tensor(np.asarray(self.value, dtype=np.float64))
-        if value.shape != average.shape:
-            raise InputError(
-                f"target '{self.name}'",
-                expected=f"the shape of the observable, {tuple(average.shape)}",
-                got=f"{tuple(value.shape)}",
-                fix="give it as many values as the observable has, at the same places",
-            )
         return self.weight * ((average - value) / self.scale).square().mean()

@@ -9,7 +9,7 @@ import ase
 import numpy as np
 from ase import units
 from ase.md.langevin import Langevin
-from ase.md.nose_hoover_chain import IsotropicMTKNPT
+from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.verlet import VelocityVerlet
 
 from alchemi_bridge.engines.ase import BridgeCalculator
@@ -19,7 +19,6 @@ from alchemi_bridge.ensembles.simulators.plan import (
     BAROSTAT_STEPS,
     GPA,
     PER_PS,
-    THERMOSTAT_STEPS,
     Member,
     Plan,
     Recorded,
@@ -29,9 +28,14 @@ from alchemi_bridge.errors import BridgeError
 
 
 class AseSimulator(DynamicsSimulator):
-    """Dynamics in this process: Langevin, velocity Verlet, or Martyna-Tobias-Klein (NPT).
+    """Dynamics in this process: Langevin, velocity Verlet, or Langevin with a cell that breathes.
 
-    Langevin dynamics leave the centre of mass free. The energies are those that moved the atoms.
+    Langevin dynamics leave the centre of mass free: all 3 N degrees of freedom have the
+    temperature, also at constant pressure, so that systems of few atoms are sampled right. The
+    energies are those that moved the atoms.
+
+    Source of constant pressure: D. Quigley and M. I. J. Probert, J. Chem. Phys. 120, 11432 (2004),
+    doi:10.1063/1.1755657.
     """
 
     engine = "ase"
@@ -60,10 +64,11 @@ class AseSimulator(DynamicsSimulator):
         positions = np.empty((plan.n_frames, len(atoms), 3))
         cells = np.empty((plan.n_frames, 3, 3))
         energies = np.empty(plan.n_frames)
-        dynamics = _dynamics(atoms, plan, seed)
+        dynamics: Any = None
         try:
             # what overflows is found by the bridge in the next step
             with np.errstate(over="ignore", invalid="ignore"):
+                dynamics = _dynamics(atoms, plan, seed)
                 if plan.equilibration:
                     dynamics.run(plan.equilibration)
                 for k in range(plan.n_frames):
@@ -73,7 +78,8 @@ class AseSimulator(DynamicsSimulator):
                 if left := plan.steps % plan.every:
                     dynamics.run(left)
         except BridgeError as error:
-            where = f"step {dynamics.nsteps} of {plan.equilibration + plan.steps}"
+            done = 0 if dynamics is None else dynamics.nsteps
+            where = f"step {done} of {plan.equilibration + plan.steps}"
             raise self.went_wrong(where, error) from error
         return Recorded(positions, cells, energies, Member.of(atoms))
 
@@ -91,12 +97,28 @@ def _dynamics(atoms: ase.Atoms, plan: Plan, seed: int) -> Any:
             fixcm=False,
             rng=np.random.default_rng(seed),
         )
+    return _at_constant_pressure(atoms, plan, seed)
+
+
+def _at_constant_pressure(atoms: ase.Atoms, plan: Plan, seed: int) -> LangevinBAOAB:
     assert plan.pressure is not None  # Plan.check has seen to it
-    return IsotropicMTKNPT(
+    timestep = plan.timestep * units.fs
+    period = BAROSTAT_STEPS * timestep
+    thermal = units.kB * plan.temperature
+    # of Martyna, Tobias and Klein, J. Chem. Phys. 101, 4177 (1994), doi:10.1063/1.467468
+    mass = 3.0 * (len(atoms) + 1) * thermal * period**2
+    random = np.random.default_rng(seed)
+    dynamics = LangevinBAOAB(
         atoms,
         timestep,
         temperature_K=plan.temperature,
-        pressure_au=plan.pressure * GPA,
-        tdamp=THERMOSTAT_STEPS * timestep,
-        pdamp=BAROSTAT_STEPS * timestep,
+        externalstress=-plan.pressure * GPA,
+        hydrostatic=True,
+        T_tau=1.0 / (plan.friction * PER_PS),
+        P_tau=period,
+        P_mass=mass,
+        rng=random,
     )
+    # the cell moves from the first step on as it does later
+    dynamics.p_eps = random.normal() * np.sqrt(thermal * mass)
+    return dynamics

@@ -14,7 +14,8 @@ import numpy as np
 
 from alchemi_bridge.engines.structure_files import read_structure
 from alchemi_bridge.ensembles.hints import SchedulerHints
-from alchemi_bridge.ensembles.models import ModelFile, WorkerModel
+from alchemi_bridge.ensembles.models import ModelFile, WorkerModel, require_no_inputs
+from alchemi_bridge.ensembles.simulators.checks import check_repetition, check_structure
 from alchemi_bridge.ensembles.simulators.frames import energies_of
 from alchemi_bridge.ensembles.simulators.plan import (
     Plan,
@@ -59,8 +60,8 @@ class DynamicsSimulator(Simulator):
     every
         Steps from one frame to the next; the first is kept after as many.
     ensemble
-        ``"nvt-langevin"``, ``"nve"``, or ``"npt"`` (isotropic; Nosé-Hoover thermostat and
-        barostat), where the engine has it.
+        ``"nvt-langevin"``, ``"nve"``, or ``"npt"`` (isotropic, of at least two atoms), where the
+        engine has it: ASE with Langevin's thermostat, LAMMPS with Nosé's and Hoover's.
     friction
         Of Langevin dynamics, 1/ps.
     pressure
@@ -110,6 +111,7 @@ class DynamicsSimulator(Simulator):
             self.structure = read_structure(Path(self.structure))
         what = f"simulator '{self.name}'"
         self.plan(0).check(what)
+        check_repetition(self, what)
         if self.ensemble not in self.ensembles:
             raise ConfigurationError(
                 f"ensemble of {what}",
@@ -117,27 +119,7 @@ class DynamicsSimulator(Simulator):
                 got=repr(self.ensemble),
                 fix="choose one of them, or another engine",
             )
-        if self.ensemble == "npt" and not all(self.atoms.pbc):
-            raise ConfigurationError(
-                f"structure of {what}",
-                expected="a cell that is periodic in three directions, since its pressure is kept",
-                got=f"pbc {tuple(bool(p) for p in self.atoms.pbc)}",
-                fix="make it periodic, or choose another ensemble",
-            )
-        if self.atoms.constraints and self.engine != "ase":
-            raise ConfigurationError(
-                f"structure of {what}",
-                expected="no constraints, of which only the engine 'ase' knows",
-                got=", ".join(type(c).__name__ for c in self.atoms.constraints),
-                fix="remove them, or choose 'ase'",
-            )
-        if not isinstance(self.replicas, int) or self.replicas < 1:
-            raise ConfigurationError(
-                f"replicas of {what}",
-                expected="at least 1",
-                got=repr(self.replicas),
-                fix="choose 1",
-            )
+        check_structure(self, what)
 
     @property
     def atoms(self) -> ase.Atoms:
@@ -185,6 +167,7 @@ class DynamicsSimulator(Simulator):
             )
         self.file = self.file.check()
         # workers may have the device that is named, and this process none of the kind
+        require_no_inputs(self.file, f"simulator '{self.name}'")
         loaded = replace(self.file, device=None).load().loaded
         unknown = sorted(set(self.atoms.numbers.tolist()) - loaded.atomic_types)
         if unknown:

@@ -27,6 +27,9 @@ class LammpsSimulator(DynamicsSimulator):
     parameters, from one that is written for the task. The energies are not LAMMPS': the frames are
     evaluated again, by the bridge, in full precision.
 
+    At constant pressure the centre of mass stays at rest, unlike with ASE: for very few atoms the
+    ensemble is another one, by the order of 1/N.
+
     Atoms of one element must have one mass. Directions that are not periodic get walls of vacuum
     of 10 Å; atoms that leave it are lost, and the simulation with them.
     """

@@ -79,8 +79,11 @@ class _Motion:
         self._lmp, self._frame = lmp, frame
         self._cell = atoms.cell.array.copy()
         self._n_atoms = len(atoms)
-        # where LAMMPS put the atoms when it wrapped them
-        self._wraps = frame.wraps(frame.into(atoms.positions))
+        # Where LAMMPS has put the atoms, which it is asked: one on a face may be on either side of
+        # the box, and LAMMPS wraps atoms that are made without counting that.
+        away = (frame.into(atoms.positions) - self._gather("x", _DOUBLE)) @ frame.inverse
+        away[:, ~frame.periodic] = 0.0
+        self._wraps = np.round(away).astype(np.int64) - self._gather("image", _INT)
 
     def start(self, atoms: ase.Atoms, plan: Plan, seed: int) -> None:
         """Masses, velocities and integrators."""

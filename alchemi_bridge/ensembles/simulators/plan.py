@@ -36,7 +36,7 @@ class Plan:
     def check(self, what: str) -> None:
         """Raise :class:`ConfigurationError` if a setting can not be."""
         positive = {"timestep": self.timestep, "steps": self.steps, "every": self.every}
-        if self.ensemble == "nvt-langevin":
+        if self.ensemble != "nve":
             positive["friction"] = self.friction
         if self.ensemble != "nve":
             positive["temperature"] = self.temperature

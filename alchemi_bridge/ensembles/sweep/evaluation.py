@@ -15,8 +15,8 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from alchemi_bridge.engines.structure_files import frame_label, read_structures
+from alchemi_bridge.ensembles.content import hash_of_frames, hash_of_settings
 from alchemi_bridge.ensembles.hints import SchedulerHints
-from alchemi_bridge.ensembles.sweep.content import hash_of_frames, hash_of_settings
 from alchemi_bridge.ensembles.sweep.engines import Engine, inspect_engine, installed
 from alchemi_bridge.ensembles.sweep.plan import ModelFile, StructureFile
 from alchemi_bridge.ensembles.work import Parameters, Simulator

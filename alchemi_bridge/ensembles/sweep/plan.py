@@ -11,7 +11,7 @@ from typing import Any
 from ase import Atoms
 
 from alchemi_bridge.engines.structure_files import distinct_names, format_of, read_structures
-from alchemi_bridge.ensembles.sweep.content import hash_of_file, hash_of_frames, hash_of_settings
+from alchemi_bridge.ensembles.content import hash_of_file, hash_of_frames, hash_of_settings
 from alchemi_bridge.ensembles.sweep.engines import Engine
 from alchemi_bridge.ensembles.sweep.files import model_files, structure_files
 from alchemi_bridge.errors import BridgeError, StructureFileError, UntrustedModelError
