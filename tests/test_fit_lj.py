@@ -120,14 +120,12 @@ def recovered(folder: Path, executor: Executor) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_epsilon_and_sigma_are_found_again(tmp_path: Path) -> None:
     assert max(map(abs, recovered(tmp_path, InProcessExecutor()).values())) < WITHIN
 
 
 @on_ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_epsilon_and_sigma_are_found_again_on_ray(tmp_path: Path) -> None:
     with local_ray() as executor:
         assert max(map(abs, recovered(tmp_path, executor).values())) < WITHIN

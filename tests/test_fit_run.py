@@ -201,7 +201,6 @@ def test_one_fit_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_fit_on_ray(cli: Cli, tmp_path: Path) -> None:
     """The same numbers as in this process: random numbers follow names, not places."""
     ray = """[executor]
