@@ -65,7 +65,15 @@ class RayExecutor(Executor):
     Notes
     -----
     :meth:`close` ends the session if it was begun here: a local Ray stops then, a cluster goes on
-    without this process. A Ray that was there before is never stopped.
+    without this process. A Ray that was there before is never stopped. Where this process is
+    killed (SIGKILL), a local Ray ends by itself; some of its agents take about a minute for it.
+
+    A cluster may want a token (``ray start`` asks for one as soon as there is a file
+    ``~/.ray/auth_token``, which a local Ray makes). ``"auto"`` shows it, as ``ray.init`` does; a
+    cluster named by ``host:port`` gets it if it asks for one. ``RAY_AUTH_MODE`` says otherwise.
+
+    From :meth:`start` to :meth:`close` the variable ``RAY_IGNORE_UNHANDLED_ERRORS`` is set, in a
+    session of your own, too: a failed task has several results, and one of them is read.
     """
 
     name = RAY
@@ -79,6 +87,13 @@ class RayExecutor(Executor):
         elastic: bool = False,
         timeout: float = 30.0,
     ) -> None:
+        if address is not None and not address.strip():
+            raise ConfigurationError(
+                "Ray address",
+                expected="auto, local, HOST:PORT or ray://HOST:PORT",
+                got=f"'{address}'",
+                fix="name one, or leave the address out",
+            )
         self._address = address
         self._init_options = dict(init_options or {})
         self._runtime_env = dict(runtime_env or {})
