@@ -7,13 +7,8 @@ from typing import Any
 
 from alchemi_bridge.ensembles.executors.base import Executor, Reference
 from alchemi_bridge.ensembles.executors.in_process import torch_threads
-from alchemi_bridge.ensembles.executors.ray_resources import (
-    RAY,
-    fits,
-    impossible,
-    needed_resources,
-    ray_options,
-)
+from alchemi_bridge.ensembles.executors.ray_placement import check_place
+from alchemi_bridge.ensembles.executors.ray_resources import RAY, check_options, ray_options
 from alchemi_bridge.ensembles.executors.ray_session import Session, open_session
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.errors import (
@@ -108,7 +103,6 @@ class RayExecutor(Executor):
         self._timeout = timeout
         self._session: Session | None = None
         self._task: Any = None
-        self._fitting: set[tuple] = set()
         self._width = _TASKS_AHEAD
 
     # --- session --------------------------------------------------------------------------------
@@ -135,7 +129,6 @@ class RayExecutor(Executor):
         """End the session if it was begun here."""
         session, self._session = self._session, None
         self._task = None
-        self._fitting.clear()
         if session is not None:
             session.close()
 
@@ -165,26 +158,23 @@ class RayExecutor(Executor):
         Raises
         ------
         ConfigurationError
-            If no node has it, or Ray does not know an option in ``custom["ray"]``.
+            If no node has it, or an option in ``custom["ray"]`` is none of a Ray task. What can be
+            found out before is listed at :func:`~.ray_placement.check_place`.
         """
         ray = self._ray
         options = self._options(hints)
-        needed = needed_resources(options)
-        key = tuple(sorted(needed.items()))
-        if key not in self._fitting and not self._elastic:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            if not any(fits(needed, node) for node in nodes):
-                raise impossible(what, needed, nodes)
-            self._fitting.add(key)
+        check_options(options, what)
         try:
             self._task.options(**options)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise ConfigurationError(
                 f"hints of {what}",
                 expected="options of a Ray task",
                 got=first_line(error),
                 fix='look at custom["ray"]',
             ) from error
+        if not self._elastic:
+            check_place(ray, options, what)
 
     # --- tasks ----------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ OnCell = Callable[[Cell, Mapping[str, Any]], None]
 
 
 def inspected(plan: Plan, executor: Executor, hints: SchedulerHints = HINTS) -> Plan:
-    """The plan with the versions of its engines, which are looked at where the work will be done.
+    """The plan with its engines as they are where the work will be done: on one of the machines.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def inspected(plan: Plan, executor: Executor, hints: SchedulerHints = HINTS) -> 
         (reference,) = executor.submit(
             inspect_engine, [engine.path], name=f"inspect {engine.name}", hints=wanted
         )
-        return installed(engine, *executor.result(reference))
+        return installed(engine, executor.result(reference))
 
     return dataclasses.replace(
         plan,
