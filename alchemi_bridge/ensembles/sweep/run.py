@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from alchemi_bridge.ensembles.executors.base import Executor, Reference
@@ -15,7 +16,7 @@ from alchemi_bridge.ensembles.sweep.engines import ON_GPU, Engine, inspect_engin
 from alchemi_bridge.ensembles.sweep.evaluation import Evaluation, Problem, forget
 from alchemi_bridge.ensembles.sweep.matrix import Matrix
 from alchemi_bridge.ensembles.sweep.plan import Cell, Plan
-from alchemi_bridge.ensembles.sweep.store import CellStore
+from alchemi_bridge.ensembles.sweep.store import NAMES, CellStore
 from alchemi_bridge.ensembles.work import Outcome
 
 #: A core for each task, and two more attempts where a worker dies.
@@ -96,12 +97,7 @@ def run(
     def keep(name: str, answer: Outcome | Exception) -> None:
         cell = todo[name]
         record = _record(answer)
-        names = {
-            "model": cell.model.name,
-            "structure": cell.structure.name,
-            "engine": cell.engine.name,
-        }
-        store.add(cell.key, names, record)
+        store.add(cell.key, _names(cell), record)
         if on_cell is not None:
             on_cell(cell, record)
 
@@ -114,7 +110,33 @@ def run(
         finally:
             forget()
     seconds = time.perf_counter() - start
-    return Matrix.of(plan, store.get, run=len(todo), seconds=seconds)
+    keys = {cell.key for cell in todo.values()}
+    return Matrix.of(plan, partial(_outcome, store), run=keys, seconds=seconds)
+
+
+def _names(cell: Cell) -> dict[str, str]:
+    things = (cell.model, cell.structure, cell.engine)
+    return {what: thing.name for what, thing in zip(NAMES, things, strict=True)}
+
+
+def _outcome(store: CellStore, cell: Cell) -> Mapping[str, Any] | None:
+    """A cell's record; where it was found with a file of the same content, that is said.
+
+    Reasons name files.
+    """
+    record = store.get(cell.key)
+    if record is None or not record.get("reason"):
+        return record
+    found = store.names(cell.key)
+    others = [
+        f"{what} '{found[what]}'"
+        for what, name in _names(cell).items()
+        if found.get(what, name) != name
+    ]
+    if not others:
+        return record
+    told = f"{record['reason']} (found with {' and '.join(others)}, which is the same)"
+    return {**record, "reason": told}
 
 
 def _record(answer: Outcome | Exception) -> Mapping[str, Any]:
