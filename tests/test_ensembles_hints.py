@@ -54,7 +54,7 @@ def test_retries_are_whole():
     "custom", [5, [], None, {"ray": 5}, {"ray": None}, {"ray": {1: 2}}, {3: {}}, {"ray": "CPU"}]
 )
 def test_custom_options_are_by_executor(custom):
-    with pytest.raises(ConfigurationError, match="hint 'custom'.*by the name of an executor"):
+    with pytest.raises(ConfigurationError, match=r"hint 'custom'.*by the name of an executor"):
         SchedulerHints(custom=custom)
 
 

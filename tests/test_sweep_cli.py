@@ -190,7 +190,7 @@ def test_a_termination_is_like_an_interrupt(
     ) as running:
         kept = tmp_path / "out" / FILE
         for _ in range(900):
-            if running.poll() is not None or kept.exists() and kept.read_text().count("\n") > 2:
+            if running.poll() is not None or (kept.exists() and kept.read_text().count("\n") > 2):
                 break
             time.sleep(0.1)
         running.terminate()

@@ -195,17 +195,17 @@ def test_reasons_of_files_of_one_content_say_which_was_read(
 
 @pytest.mark.parametrize("closing", [False, True])
 def test_a_full_disk_names_the_file(tmp_path: Path, closing: bool) -> None:
-    # a device on which there never is room
-    with (
-        pytest.raises(ConfigurationError, match=r"No space left on device: .*cells\.jsonl"),
-        CellStore(tmp_path) as store,
-    ):
-        store._file.close()
-        store._file = store._opened.enter_context(Path("/dev/full").open("w"))
-        if closing:
-            store._file.write("not written yet")
-        else:
-            store.add("a", NAMES, {"status": "passed"})
+    def fill() -> None:
+        # a device on which there never is room
+        with CellStore(tmp_path) as store, Path("/dev/full").open("w") as full:
+            os.dup2(full.fileno(), store._file.fileno())
+            if closing:
+                store._file.write("not written yet")
+            else:
+                store.add("a", NAMES, {"status": "passed"})
+
+    with pytest.raises(ConfigurationError, match=r"No space left on device: .*cells\.jsonl"):
+        fill()
     assert set(os.listdir(tmp_path)) == {FILE}
 
 

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alchemi_bridge.cli import options
-from alchemi_bridge.cli.console import counting, print_error, print_json, print_table, stdout_console
+from alchemi_bridge.cli.console import (
+    counting,
+    print_error,
+    print_json,
+    print_table,
+    stdout_console,
+)
 from alchemi_bridge.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -49,10 +55,11 @@ examples:
   alchemi-bridge sweep models structures --engines ase,lammps --workers 8
   alchemi-bridge sweep models 'runs/*/last.xyz' --engines lammps --ray-address auto
 
-Without --workers and --ray-address all is done in this process, one cell after the other. Both need
-Ray (pip install "alchemi-bridge[ray]"): --workers N starts one on this machine, with N cores, that
-ends with the sweep; --ray-address uses one that is running, which must see the files at the same
-paths, and leaves it running."""
+Without --workers and --ray-address all is done in this process, one cell after the other, which is
+faster for less than about a minute of work: Ray takes some ten seconds to start, and each of its
+workers loads its models anew. Both need Ray (pip install "alchemi-bridge[ray]"): --workers N starts
+one on this machine, with N cores, that ends with the sweep; --ray-address uses one that is running,
+which must see the files at the same paths, and leaves it running."""
 
 
 def add_parser(subparsers: Any) -> None:

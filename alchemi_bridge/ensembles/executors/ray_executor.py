@@ -26,6 +26,9 @@ _TASKS_PER_CORE = 2
 #: ... and beside these.
 _TASKS_AHEAD = 4
 
+#: Workers of a local Ray that are made ready before there is work.
+_WARMED = 64
+
 
 class RayExecutor(Executor):
     """Runs tasks on Ray, with the resources that they ask for.
@@ -124,6 +127,10 @@ class RayExecutor(Executor):
         self._task = ray.remote(run_task)
         cores = ray.cluster_resources().get("CPU", 0.0)
         self._width = _TASKS_AHEAD + int(_TASKS_PER_CORE * cores)
+        if self._session.local:
+            # its workers are new: let them import while this process prepares its work
+            for _ in range(min(int(cores), _WARMED)):
+                self._task.options(name="import").remote(ready, 1)
 
     def close(self) -> None:
         """End the session if it was begun here."""
@@ -257,6 +264,10 @@ class RayExecutor(Executor):
 
 
 _LOOK = "look at runtime_env and at Ray's logs"
+
+
+def ready() -> None:
+    """Nothing: what takes the time is to import this module, and torch with it."""
 
 
 def run_task(function: Callable[..., Any], num_cpus: float, *arguments: Any) -> Any:

@@ -26,7 +26,7 @@ def check_place(ray: ModuleType, options: Mapping[str, Any], what: str) -> None:
         If none can.
     """
     needed = needed_resources(options)
-    strategy = options.get("scheduling_strategy")
+    strategy: Any = options.get("scheduling_strategy")
     if hasattr(strategy, "placement_group"):
         _check_group(ray, strategy, needed, what)
         return

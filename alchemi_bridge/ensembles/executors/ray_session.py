@@ -62,11 +62,14 @@ class Session:
         Whether it was begun here; else it is not ended here.
     quietened
         Whether Ray was told here not to report errors that nobody reads.
+    local
+        Whether it is a Ray that was started here.
     """
 
     ray: ModuleType
     ours: bool
     quietened: bool = False
+    local: bool = False
 
     def close(self) -> None:
         """End it if it was begun here: a local Ray stops, from a cluster this process parts."""
@@ -159,7 +162,7 @@ def open_session(
     url = getattr(context, "dashboard_url", None)
     if url:
         _LOG.info("Ray's dashboard: http://%s", url)
-    return Session(ray, ours=True, quietened=quietened)
+    return Session(ray, ours=True, quietened=quietened, local=address == "local")
 
 
 def _quieten() -> bool:
@@ -257,7 +260,7 @@ def _unreachable(address: str, got: str) -> ConfigurationError:
         fix = "pip install 'ray[client]', or name the port of the cluster itself, without ray://"
     elif got.startswith(_REFUSED):
         fix = (
-            f"set {_AUTH_MODE}=token, and give the cluster's token in RAY_AUTH_TOKEN or in the file "
+            f"set {_AUTH_MODE}=token, and give its token in RAY_AUTH_TOKEN or in the file "
             "~/.ray/auth_token"
         )
     return ConfigurationError(

@@ -38,20 +38,20 @@ def inspected(plan: Plan, executor: Executor, hints: SchedulerHints = HINTS) -> 
         If one of them can not run there, or the hints can never be met.
     """
     executor.start()
-
-    def found(engine: Engine) -> Engine:
-        wanted = _hints(engine, hints)
-        executor.check(wanted, f"engine '{engine.name}'")
-        (reference,) = executor.submit(
-            inspect_engine, [engine.path], name=f"inspect {engine.name}", hints=wanted
-        )
-        return installed(engine, executor.result(reference))
-
-    return dataclasses.replace(
-        plan,
-        engines=[found(engine) for engine in plan.engines],
-        reference=found(plan.reference),
+    everything = [*plan.engines, plan.reference]
+    wanted = [_hints(one, hints) for one in everything]
+    for one, amount in zip(everything, wanted, strict=True):
+        executor.check(amount, f"engine '{one.name}'")
+    # all at once, so that workers that are still cold import at the same time
+    asked = [
+        executor.submit(inspect_engine, [one.path], name=f"inspect {one.name}", hints=amount)[0]
+        for one, amount in zip(everything, wanted, strict=True)
+    ]
+    *engines, reference = (
+        installed(one, executor.result(answer))
+        for one, answer in zip(everything, asked, strict=True)
     )
+    return dataclasses.replace(plan, engines=engines, reference=reference)
 
 
 def unfinished(plan: Plan, store: CellStore) -> list[Cell]:
@@ -115,8 +115,8 @@ def run(
 
 
 def _names(cell: Cell) -> dict[str, str]:
-    things = (cell.model, cell.structure, cell.engine)
-    return {what: thing.name for what, thing in zip(NAMES, things, strict=True)}
+    names = (cell.model.name, cell.structure.name, cell.engine.name)
+    return dict(zip(NAMES, names, strict=True))
 
 
 def _outcome(store: CellStore, cell: Cell) -> Mapping[str, Any] | None:
