@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,6 +208,24 @@ def test_keys_depend_on_code_and_packages_where_engines_run(
     other_code()
     found = [*before, *upgraded, *keys(inspected(plan, here))]
     assert len(set(found)) == 3 * len(plan)
+
+
+def test_engines_are_looked_at_all_at_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor, events = InProcessExecutor(), []
+
+    def noting(name: str) -> None:
+        method = getattr(executor, name)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            events.append(name)
+            return method(*args, **kwargs)
+
+        monkeypatch.setattr(executor, name, noted)
+
+    for name in ("submit", "result"):
+        noting(name)
+    inspected(plan, executor)
+    assert events == ["submit"] * 3 + ["result"] * 3
 
 
 def test_cells_are_run_again_when_the_code_changed(
