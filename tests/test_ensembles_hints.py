@@ -8,7 +8,11 @@ import pickle
 import pytest
 
 from alchemi_bridge.ensembles import SchedulerHints
+from alchemi_bridge.ensembles.executors.in_process import InProcessExecutor
+from alchemi_bridge.ensembles.executors.ray_executor import RayExecutor
+from alchemi_bridge.ensembles.executors.ray_placement import selects
 from alchemi_bridge.ensembles.executors.ray_resources import needed_resources, ray_options
+from alchemi_bridge.ensembles.hints import EXECUTORS
 from alchemi_bridge.errors import ConfigurationError
 
 
@@ -44,6 +48,46 @@ def test_wrong_numbers_are_named(name, value):
 def test_retries_are_whole():
     with pytest.raises(ConfigurationError, match="whole number"):
         SchedulerHints(max_retries=1.5)
+
+
+@pytest.mark.parametrize(
+    "custom", [5, [], None, {"ray": 5}, {"ray": None}, {"ray": {1: 2}}, {3: {}}, {"ray": "CPU"}]
+)
+def test_custom_options_are_by_executor(custom):
+    with pytest.raises(ConfigurationError, match=r"hint 'custom'.*by the name of an executor"):
+        SchedulerHints(custom=custom)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("Ray", "ray"), ("RAY", "ray"), ("in_process", "in-process")]
+)
+def test_executors_of_another_spelling_are_named(name, meant):
+    with pytest.raises(ConfigurationError, match=f"'{name}'; did you mean '{meant}'"):
+        SchedulerHints(custom={name: {"num_cpus": 50}})
+
+
+def test_the_executors_are_those_that_hints_know():
+    assert (RayExecutor.name, InProcessExecutor.name) == EXECUTORS
+
+
+@pytest.mark.parametrize(
+    ("selector", "fits"),
+    [
+        ({}, True),
+        ({"a": "b"}, True),
+        ({"a": "c"}, False),
+        ({"x": "b"}, False),
+        ({"a": "!c"}, True),
+        ({"a": "!b"}, False),
+        ({"x": "!b"}, True),
+        ({"a": "in(c, b)"}, True),
+        ({"a": "in(c,d)"}, False),
+        ({"a": "!in(c,d)", "e": "f"}, True),
+        ({"a": "!in(c,b)"}, False),
+    ],
+)
+def test_label_selectors(selector, fits):
+    assert selects(selector, {"a": "b", "e": "f"}) == fits
 
 
 def test_options_of_ray():

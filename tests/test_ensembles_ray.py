@@ -263,7 +263,17 @@ def test_options_go_through_and_tasks_have_names(executor):
         ({"mem_mb": 1e9}, "got 1 CPU, 1000000000 MB of memory"),
         ({"custom": {"ray": {"resources": {"licence": 2}}}}, "at most 2 CPU, 1 licence"),
         ({"custom": {"ray": {"resources": {"nothing": 1}}}}, "at most 2 CPU, 0 nothing"),
+        ({"custom": {"ray": {"num_cpus": None, "num_gpus": 1}}}, "0 GPU.*got 1 CPU, 1 GPU"),
+        ({"custom": {"ray": {"accelerator_type": "A100"}}}, "got 1 CPU, 0.001 .*:A100"),
+        ({"custom": {"ray": {"label_selector": {"a": "b"}}}}, r"labels that a node has.*got a=b"),
+        ({"custom": {"ray": {"label_selector": {"a": 5}}}}, "options of a Ray task"),
+        ({"custom": {"ray": {"scheduling_strategy": "NOPE"}}}, "'DEFAULT', 'SPREAD'.*'NOPE'"),
         ({"custom": {"ray": {"colour": "red"}}}, "options of a Ray task"),
+        ({"custom": {"ray": {"resources": 5}}}, "options of a Ray task"),
+        ({"custom": {"ray": {"resources": {"licence": "many"}}}}, "options of a Ray task"),
+        ({"custom": {"ray": {"num_cpus": "2"}}}, "options of a Ray task"),
+        ({"custom": {"ray": {"name": "mine"}}}, "no 'name' or 'num_returns'"),
+        ({"custom": {"ray": {"num_returns": 3}}}, "no 'name' or 'num_returns'"),
     ],
 )
 def test_what_no_node_has_is_an_error_at_once(executor, folder, hints, words):
@@ -272,6 +282,34 @@ def test_what_no_node_has_is_an_error_at_once(executor, folder, hints, words):
     with pytest.raises(ConfigurationError, match=rf"'greedy'.*{words}"):
         ReactiveLoop(executor, [], [unit, Reads("modest", [], folder)]).run()
     assert notes(folder, "asked") == []
+
+
+def test_places_that_are_there_and_places_that_are_not(executor):
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import (
+        NodeAffinitySchedulingStrategy,
+        PlacementGroupSchedulingStrategy,
+    )
+
+    def at(strategy, **hints):
+        return SchedulerHints(custom={"ray": {"scheduling_strategy": strategy}}, **hints)
+
+    import ray
+
+    (node,) = ray.nodes()
+    executor.check(at(NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)), "it")
+    executor.check(at(NodeAffinitySchedulingStrategy("ab" * 28, soft=True)), "it")
+    with pytest.raises(ConfigurationError, match="a node that is there, got node abab"):
+        executor.check(at(NodeAffinitySchedulingStrategy("ab" * 28, soft=False)), "it")
+    group = placement_group([{"CPU": 1}])
+    executor.check(at(PlacementGroupSchedulingStrategy(group)), "it")
+    with pytest.raises(ConfigurationError, match=r"bundle of its group has \(1 CPU\), got 2 CPU"):
+        executor.check(at(PlacementGroupSchedulingStrategy(group), num_cpus=2), "it")
+    remove_placement_group(group)
+    with pytest.raises(ConfigurationError, match="a placement group that is there, got REMOVED"):
+        executor.check(at(PlacementGroupSchedulingStrategy(group)), "it")
+    for name, value in node["Labels"].items():
+        executor.check(SchedulerHints(custom={"ray": {"label_selector": {name: value}}}), "it")
 
 
 def test_an_elastic_cluster_may_still_get_it(executor):

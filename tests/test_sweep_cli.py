@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import runpy
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import ase.io
 import numpy as np
 import parity_fakes as fakes
 import pytest
-from cli_runs import Cli
+from cli_runs import Cli, environment
 from lammps_runs import needs_lammps
 from ray_runs import needs_ray
 from rich.console import Console
@@ -174,6 +175,42 @@ def test_an_interrupt_keeps_what_is_finished(
     assert again.document["cells_run"] == 2
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=[needs_ray, pytest.mark.slow])])
+def test_a_termination_is_like_an_interrupt(
+    workers: int, si: Path, crystals: Path, tmp_path: Path
+) -> None:
+    for number in range(3, 60):
+        save(crystals / f"{number}.xyz", silicon(number, repeat=3))
+    words = ["sweep", si, crystals, "-o", "out", "--workers", workers]
+    with subprocess.Popen(
+        [sys.executable, "-m", "alchemi_bridge.cli.main", *map(str, words)],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        kept = tmp_path / "out" / FILE
+        for _ in range(900):
+            if running.poll() is not None or (kept.exists() and kept.read_text().count("\n") > 2):
+                break
+            time.sleep(0.1)
+        running.terminate()
+        _, told = running.communicate(timeout=60)
+    assert running.returncode == 143
+    assert "cells were finished and are kept" in told
+    assert told.endswith("error: terminated\n")
+    assert "Traceback" not in told
+
+
+def test_a_report_that_can_not_be_written(cli: Cli, si: Path, crystals: Path) -> None:
+    Path("out/sweep.csv").mkdir(parents=True)
+    cli("sweep", si, crystals, "-o", "out").failed_with(
+        "report of the sweep", "Is a directory", "out/sweep.csv"
+    )
+    Path("out/sweep.csv").rmdir()
+    done = cli("sweep", si, crystals, "-o", "out", "--json")
+    assert (done.status, done.document["cells_run"]) == (0, 0)
+
+
 def test_fresh_runs_all_again(cli: Cli, si: Path, crystals: Path, tmp_path: Path) -> None:
     counted = Faked("counted", tmp_path / "log")
     with fakes.registered(counted):
@@ -236,7 +273,7 @@ def test_a_bar_that_others_move(
         (["M", "BROKEN"], "broken.xyz"),
         (["M", "S", "--engines", "lamps"], "did you mean 'lammps'"),
         (["M", "S", "--engines", "ase,ase"], "each engine once"),
-        (["M", "S", "--engines", ","], "at least one besides the reference"),
+        (["M", "S", "--engines", ",,"], "names of engines, with commas between them, got ',,'"),
         (["M", "S", "--engines", "metatomic-ase"], "at least one besides the reference"),
         (["M", "S", "--engines", "ase,absent"], "another planet"),
         (["M", "S", "--reference", "nobody"], "engine 'nobody'"),
@@ -246,6 +283,8 @@ def test_a_bar_that_others_move(
         (["M", "S", "--sha256", "0" * 64], "SHA-256"),
         (["M", "S", "--variant", "energy="], "--variant"),
         (["M", "S", "-o", "S/0.xyz"], "--output"),
+        (["M", "S", "-o", "/proc/nothing"], "No such file or directory: '/proc/nothing'"),
+        (["M", "S", "--ray-address", ""], "Ray address"),
     ],
 )
 def test_bad_input_is_an_error_before_any_work(

@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sweep_parts import argon, planned, save, silicon
+from sweep_parts import Faked, argon, planned, save, silicon, swept
 
+import alchemi_bridge
 from alchemi_bridge.ensembles.content import hash_of_frames
+from alchemi_bridge.ensembles.executors.in_process import InProcessExecutor
+from alchemi_bridge.ensembles.sweep import surroundings
 from alchemi_bridge.ensembles.sweep.engines import Engine, engine, engines
 from alchemi_bridge.ensembles.sweep.files import model_files, structure_files
 from alchemi_bridge.ensembles.sweep.plan import Plan
+from alchemi_bridge.ensembles.sweep.run import inspected
 from alchemi_bridge.errors import ConfigurationError, StructureFileError, UntrustedModelError
 
 
@@ -186,12 +191,91 @@ def test_keys_depend_on_all_that_numbers_depend_on(plan: Plan) -> None:
     assert keys(same) == keys(plan)
 
 
-def test_keys_depend_on_versions(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.fixture
+def other_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """As if somebody worked on this package."""
+    return lambda: monkeypatch.setattr(surroundings, "hash_of_sources", lambda: "another")
+
+
+def test_keys_depend_on_code_and_packages_where_engines_run(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, other_code: Callable[[], None]
 ) -> None:
-    before = keys(plan)
-    monkeypatch.setattr("alchemi_bridge.ensembles.sweep.plan.versions", lambda: {"torch": "9"})
-    assert keys(dataclasses.replace(plan))[0] != before[0]
+    here = InProcessExecutor()
+    before = keys(inspected(plan, here))
+    assert keys(inspected(plan, here)) == before
+    monkeypatch.setattr(surroundings, "versions", lambda: {"torch": "9"})
+    upgraded = keys(inspected(plan, here))
+    other_code()
+    found = [*before, *upgraded, *keys(inspected(plan, here))]
+    assert len(set(found)) == 3 * len(plan)
+
+
+def test_engines_are_looked_at_all_at_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor, events = InProcessExecutor(), []
+
+    def noting(name: str) -> None:
+        method = getattr(executor, name)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            events.append(name)
+            return method(*args, **kwargs)
+
+        monkeypatch.setattr(executor, name, noted)
+
+    for name in ("submit", "result"):
+        noting(name)
+    inspected(plan, executor)
+    assert events == ["submit"] * 3 + ["result"] * 3
+
+
+def test_cells_are_run_again_when_the_code_changed(
+    model_file: Callable[..., Path], tmp_path: Path, other_code: Callable[[], None]
+) -> None:
+    counted = Faked("counted", tmp_path / "log")
+    structure = save(tmp_path / "si.xyz", silicon())
+    plan = planned([model_file("stillinger-weber")], [structure], [counted])
+    for evaluations in (1, 1):
+        swept(plan, tmp_path / "out")
+        assert len(counted.evaluations) == evaluations
+    other_code()
+    assert swept(plan, tmp_path / "out").run == 1
+    assert len(counted.evaluations) == 2
+
+
+def test_the_hash_of_sources_is_that_of_all_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> str:
+        surroundings.hash_of_sources.cache_clear()
+        return surroundings.hash_of_sources()
+
+    monkeypatch.setattr(alchemi_bridge, "__file__", str(tmp_path / "__init__.py"))
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "kernels" / "a.cu").write_text("one")
+    seen = [found()]
+    (tmp_path / "__pycache__" / "a.pyc").write_text("compiled")
+    assert found() == seen[0]
+    (tmp_path / "kernels" / "a.cu").write_text("two")
+    seen.append(found())
+    (tmp_path / "kernels" / "a.cu").rename(tmp_path / "a.cu")
+    seen.append(found())
+    assert len(set(seen)) == 3
+    surroundings.hash_of_sources.cache_clear()
+
+
+def test_keys_depend_on_extensions(plan: Plan, tmp_path: Path) -> None:
+    library = tmp_path / "extensions" / "lib" / "libmore.so.1"
+    library.parent.mkdir(parents=True)
+    options = {"extensions_directory": str(tmp_path / "extensions")}
+    found = []
+    for content in ("one", "two"):
+        library.write_text(content)
+        (library.parent / "notes.txt").write_text(content * 2)
+        found.append(keys(dataclasses.replace(plan, options=options))[0])
+    assert len(set(found)) == 2
+    (library.parent / "notes.txt").write_text("no library")
+    assert keys(dataclasses.replace(plan, options=options))[0] == found[-1]
 
 
 def change_cell(atoms):

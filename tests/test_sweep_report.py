@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,7 @@ def matrix_of(
     found = {
         cell.key: (records or {}).get(place, number(1e-3)) for place, cell in enumerate(plan.cells)
     }
-    return Matrix.of(plan, found.get, run=len(plan), seconds=1.0)
+    return Matrix.of(plan, lambda cell: found.get(cell.key), run=found, seconds=1.0)
 
 
 #: Two models, three structures, two engines: each kind of cell.
@@ -240,6 +242,15 @@ def test_names_are_no_formulas(tmp_path: Path) -> None:
     structure = StructureFile(name, Path("/s"), "extxyz", ":", "1", 1, 1, "Si")
     plan = Plan(matrix.plan.models, [structure], matrix.plan.engines, matrix.plan.reference)
     heatmap.plot(Matrix.of(plan, lambda _: number(1e-3)), tmp_path / "map.png")
+
+
+def test_names_in_any_script_make_no_noise(tmp_path: Path) -> None:
+    plan = matrix_of(1, 1, ["ase"]).plan
+    models = [dataclasses.replace(plan.models[0], name="銅.pt")]
+    plan = dataclasses.replace(plan, models=models)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        heatmap.plot(Matrix.of(plan, lambda _: number(1e-3)), tmp_path / "map.png")
 
 
 # --- tens of thousands ----------------------------------------------------------------------------

@@ -70,7 +70,9 @@ def test_a_line_that_can_not_be_read_is_said_and_left_out(
         file.write('nonsense\n[1]\n{"key": 3, "status": "passed"}\n')
     with CellStore(tmp_path) as store:
         assert len(store) == 1
-    assert len([record for record in caplog.records if "can not be read" in record.message]) == 3
+    told = [record.message for record in caplog.records if "can not be read" in record.message]
+    # as editors count: the first line is the header
+    assert [f"line {number} can" in line for number, line in zip((3, 4, 5), told, strict=True)]
 
 
 def test_a_file_of_another_kind_is_left_alone(tmp_path: Path) -> None:
@@ -174,6 +176,43 @@ def test_two_files_of_one_content_are_one_cell(
     )
     assert len(path.evaluations) == 1
     assert statuses(matrix) == {"passed": 2}
+    assert (matrix.run, matrix.kept) == (1, 0)
+    assert matrix.summary().endswith("2 passed (1 of them the same as others)")
+
+
+def test_reasons_of_files_of_one_content_say_which_was_read(
+    tmp_path: Path, model_file: Callable[..., Path]
+) -> None:
+    path = Raising("broken", tmp_path / "log")
+    for name in ("a", "b"):
+        save(tmp_path / "s" / f"{name}.xyz", silicon())
+    matrix = swept(
+        planned([model_file("stillinger-weber")], [tmp_path / "s"], [path]), tmp_path / "out"
+    )
+    a, b = (row.record["reason"] for row in matrix.rows)
+    assert b == f"{a} (found with structure 'a.xyz', which is the same)"
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_full_disk_names_the_file(tmp_path: Path, closing: bool) -> None:
+    def fill() -> None:
+        # a device on which there never is room
+        with CellStore(tmp_path) as store, Path("/dev/full").open("w") as full:
+            os.dup2(full.fileno(), store._file.fileno())
+            if closing:
+                store._file.write("not written yet")
+            else:
+                store.add("a", NAMES, {"status": "passed"})
+
+    with pytest.raises(ConfigurationError, match=r"No space left on device: .*cells\.jsonl"):
+        fill()
+    assert set(os.listdir(tmp_path)) == {FILE}
+
+
+def test_a_folder_in_the_place_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(ConfigurationError, match="Is a directory"), CellStore(tmp_path):
+        pass
 
 
 _SWEEP = """

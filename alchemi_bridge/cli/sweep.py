@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alchemi_bridge.cli import options
-from alchemi_bridge.cli.console import counting, print_json, print_table, stdout_console
+from alchemi_bridge.cli.console import (
+    counting,
+    print_error,
+    print_json,
+    print_table,
+    stdout_console,
+)
 from alchemi_bridge.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -36,7 +45,9 @@ models, structures or engines, runs only what is missing or had an error. A file
 options and other versions are run anew.
 
 Exit status: 0 all passed or skipped, 1 something is off or nothing was compared, 2 usage or bad
-input, 130 interrupted."""
+input, 130 interrupted, 143 terminated."""
+
+EXIT_TERMINATED = 143  # 128 + SIGTERM, as shells report it
 
 _EPILOG = """\
 examples:
@@ -44,10 +55,11 @@ examples:
   alchemi-bridge sweep models structures --engines ase,lammps --workers 8
   alchemi-bridge sweep models 'runs/*/last.xyz' --engines lammps --ray-address auto
 
-Without --workers and --ray-address all is done in this process, one cell after the other. Both need
-Ray (pip install "alchemi-bridge[ray]"): --workers N starts one on this machine, with N cores, that
-ends with the sweep; --ray-address uses one that is running, which must see the files at the same
-paths, and leaves it running."""
+Without --workers and --ray-address all is done in this process, one cell after the other, which is
+faster for less than about a minute of work: Ray takes some ten seconds to start, and each of its
+workers loads its models anew. Both need Ray (pip install "alchemi-bridge[ray]"): --workers N starts
+one on this machine, with N cores, that ends with the sweep; --ray-address uses one that is running,
+which must see the files at the same paths, and leaves it running."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -169,8 +181,16 @@ def run(args: argparse.Namespace) -> int:
 
     plan = _plan(args)
     hints = _hints(args).over(HINTS)
-    with CellStore(args.output, fresh=args.fresh) as store, _executor(args) as executor:
-        matrix = _run(args, inspected(plan, executor, hints), executor, store, hints)
+    try:
+        with (
+            CellStore(args.output, fresh=args.fresh) as store,
+            _executor(args) as executor,
+            _interrupted_by_sigterm(),  # after Ray, which has its own way with it
+        ):
+            matrix = _run(args, inspected(plan, executor, hints), executor, store, hints)
+    except _Terminated:
+        print_error("terminated")
+        return EXIT_TERMINATED
     data = document(matrix)
     files = report.write(matrix, data, args.output)
     if args.json:
@@ -184,6 +204,26 @@ def run(args: argparse.Namespace) -> int:
         for name, path in files.items():
             out.print(f"{name}: {path}", soft_wrap=True)
     return 0 if matrix.passed else 1
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as batch systems send it: all ends as with Ctrl-C."""
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # others may not ask for signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        # None: a handler that Python knows nothing of
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _run(
@@ -242,6 +282,13 @@ def _engines(args: argparse.Namespace) -> tuple[list[Engine], Engine]:
     from alchemi_bridge.ensembles.sweep.engines import PEER, engine, engines
 
     words = [word.strip() for entry in args.engines or ["ase"] for word in entry.split(",")]
+    if not any(words):
+        raise ConfigurationError(
+            "--engines",
+            expected="names of engines, with commas between them",
+            got=f"'{','.join(words)}'",
+            fix="name some, such as ase,lammps, or leave it out",
+        )
     chosen = engines([word for word in words if word])
     if args.reference is not None:
         reference = engine(args.reference)
@@ -254,7 +301,7 @@ def _engines(args: argparse.Namespace) -> tuple[list[Engine], Engine]:
         raise ConfigurationError(
             "--engines",
             expected=f"at least one besides the reference, which is '{reference.name}'",
-            got=", ".join(words) or "none",
+            got=", ".join(filter(None, words)),
             fix="name another engine, or another --reference",
         )
     return others, reference

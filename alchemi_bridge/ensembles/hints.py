@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 from alchemi_bridge.errors import ConfigurationError
+
+#: Names of the bridge's executors.
+EXECUTORS = ("ray", "in-process")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class SchedulerHints:
     Raises
     ------
     ConfigurationError
-        If a number is negative or not finite, or of the wrong kind.
+        If a number is negative or not finite, or of the wrong kind; or ``custom`` is no options by
+        executor, or names one of the bridge's executors with another spelling.
     """
 
     num_cpus: float | None = None
@@ -59,6 +64,27 @@ class SchedulerHints:
                     fix="leave it out, or name what a task needs",
                 )
 
+        self._check_custom()
+
+    def _check_custom(self) -> None:
+        given = self.custom.items() if isinstance(self.custom, Mapping) else [(None, self.custom)]
+        if not all(isinstance(name, str) and _are_options(options) for name, options in given):
+            raise ConfigurationError(
+                "hint 'custom'",
+                expected="options by the name of an executor",
+                got=repr(self.custom),
+                fix='write it as {"ray": {"resources": {"licence": 1}}}',
+            )
+        for name in self.custom:
+            near = get_close_matches(name.lower(), EXECUTORS, n=1)
+            if near and name != near[0]:
+                raise ConfigurationError(
+                    "hint 'custom'",
+                    expected=f"an executor: {', '.join(EXECUTORS)}, or one of your own",
+                    got=f"'{name}'",
+                    fix=f"did you mean '{near[0]}'?",
+                )
+
     def over(self, default: SchedulerHints) -> SchedulerHints:
         """These hints, and those of ``default`` where these say nothing.
 
@@ -74,3 +100,7 @@ class SchedulerHints:
             for name in {**default.custom, **self.custom}
         }
         return SchedulerHints(**chosen, custom=custom)
+
+
+def _are_options(options: Any) -> bool:
+    return isinstance(options, Mapping) and all(isinstance(name, str) for name in options)

@@ -20,6 +20,7 @@ PACKAGES = (
     "metatensor-torch",
     "metatomic-ase",
     "nvalchemi-toolkit",
+    "nvalchemi-toolkit-ops",
     "vesin",
     "ase",
     "numpy",

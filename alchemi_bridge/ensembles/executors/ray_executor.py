@@ -7,13 +7,8 @@ from typing import Any
 
 from alchemi_bridge.ensembles.executors.base import Executor, Reference
 from alchemi_bridge.ensembles.executors.in_process import torch_threads
-from alchemi_bridge.ensembles.executors.ray_resources import (
-    RAY,
-    fits,
-    impossible,
-    needed_resources,
-    ray_options,
-)
+from alchemi_bridge.ensembles.executors.ray_placement import check_place
+from alchemi_bridge.ensembles.executors.ray_resources import RAY, check_options, ray_options
 from alchemi_bridge.ensembles.executors.ray_session import Session, open_session
 from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.errors import (
@@ -30,6 +25,9 @@ _TASKS_PER_CORE = 2
 
 #: ... and beside these.
 _TASKS_AHEAD = 4
+
+#: Workers of a local Ray that are made ready before there is work.
+_WARMED = 64
 
 
 class RayExecutor(Executor):
@@ -65,7 +63,15 @@ class RayExecutor(Executor):
     Notes
     -----
     :meth:`close` ends the session if it was begun here: a local Ray stops then, a cluster goes on
-    without this process. A Ray that was there before is never stopped.
+    without this process. A Ray that was there before is never stopped. Where this process is
+    killed (SIGKILL), a local Ray ends by itself; some of its agents take about a minute for it.
+
+    A cluster may want a token (``ray start`` asks for one as soon as there is a file
+    ``~/.ray/auth_token``, which a local Ray makes). ``"auto"`` shows it, as ``ray.init`` does; a
+    cluster named by ``host:port`` gets it if it asks for one. ``RAY_AUTH_MODE`` says otherwise.
+
+    From :meth:`start` to :meth:`close` the variable ``RAY_IGNORE_UNHANDLED_ERRORS`` is set, in a
+    session of your own, too: a failed task has several results, and one of them is read.
     """
 
     name = RAY
@@ -79,6 +85,13 @@ class RayExecutor(Executor):
         elastic: bool = False,
         timeout: float = 30.0,
     ) -> None:
+        if address is not None and not address.strip():
+            raise ConfigurationError(
+                "Ray address",
+                expected="auto, local, HOST:PORT or ray://HOST:PORT",
+                got=f"'{address}'",
+                fix="name one, or leave the address out",
+            )
         self._address = address
         self._init_options = dict(init_options or {})
         self._runtime_env = dict(runtime_env or {})
@@ -93,7 +106,6 @@ class RayExecutor(Executor):
         self._timeout = timeout
         self._session: Session | None = None
         self._task: Any = None
-        self._fitting: set[tuple] = set()
         self._width = _TASKS_AHEAD
 
     # --- session --------------------------------------------------------------------------------
@@ -115,12 +127,15 @@ class RayExecutor(Executor):
         self._task = ray.remote(run_task)
         cores = ray.cluster_resources().get("CPU", 0.0)
         self._width = _TASKS_AHEAD + int(_TASKS_PER_CORE * cores)
+        if self._session.local:
+            # its workers are new: let them import while this process prepares its work
+            for _ in range(min(int(cores), _WARMED)):
+                self._task.options(name="import").remote(ready, 1)
 
     def close(self) -> None:
         """End the session if it was begun here."""
         session, self._session = self._session, None
         self._task = None
-        self._fitting.clear()
         if session is not None:
             session.close()
 
@@ -150,26 +165,23 @@ class RayExecutor(Executor):
         Raises
         ------
         ConfigurationError
-            If no node has it, or Ray does not know an option in ``custom["ray"]``.
+            If no node has it, or an option in ``custom["ray"]`` is none of a Ray task. What can be
+            found out before is listed at :func:`~.ray_placement.check_place`.
         """
         ray = self._ray
         options = self._options(hints)
-        needed = needed_resources(options)
-        key = tuple(sorted(needed.items()))
-        if key not in self._fitting and not self._elastic:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            if not any(fits(needed, node) for node in nodes):
-                raise impossible(what, needed, nodes)
-            self._fitting.add(key)
+        check_options(options, what)
         try:
             self._task.options(**options)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise ConfigurationError(
                 f"hints of {what}",
                 expected="options of a Ray task",
                 got=first_line(error),
                 fix='look at custom["ray"]',
             ) from error
+        if not self._elastic:
+            check_place(ray, options, what)
 
     # --- tasks ----------------------------------------------------------------------------------
 
@@ -252,6 +264,10 @@ class RayExecutor(Executor):
 
 
 _LOOK = "look at runtime_env and at Ray's logs"
+
+
+def ready() -> None:
+    """Nothing: what takes the time is to import this module, and torch with it."""
 
 
 def run_task(function: Callable[..., Any], num_cpus: float, *arguments: Any) -> Any:

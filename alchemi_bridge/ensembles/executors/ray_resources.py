@@ -1,8 +1,8 @@
-"""Hints as Ray understands them, and what nodes have."""
+"""Hints as Ray understands them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from alchemi_bridge.ensembles.hints import SchedulerHints
@@ -10,6 +10,12 @@ from alchemi_bridge.errors import ConfigurationError
 
 #: The executor's name in :attr:`SchedulerHints.custom`.
 RAY = "ray"
+
+#: What Ray gives a node of each kind of accelerator, and a task takes of it.
+_ACCELERATOR, _SHARE = "accelerator_type:", 0.001
+
+#: Options of a Ray task that follow from the task itself.
+_RESERVED = ("name", "num_returns")
 
 
 def ray_options(hints: SchedulerHints) -> dict[str, Any]:
@@ -25,7 +31,36 @@ def ray_options(hints: SchedulerHints) -> dict[str, Any]:
     if hints.max_retries is not None:
         options["max_retries"] = hints.max_retries
     options.update(hints.custom.get(RAY, {}))
+    if options["num_cpus"] is None:
+        options["num_cpus"] = 1  # what Ray makes of it
     return options
+
+
+def check_options(options: Mapping[str, Any], what: str) -> None:
+    """Raise for options that Ray would not refuse before it is too late.
+
+    Raises
+    ------
+    ConfigurationError
+        If one is not the user's to set, or has no meaning.
+    """
+    reserved = [name for name in _RESERVED if name in options]
+    if reserved:
+        raise _wrong(what, "no 'name' or 'num_returns': tasks have theirs", ", ".join(reserved))
+    strategy = options.get("scheduling_strategy")
+    if isinstance(strategy, str) and strategy not in ("DEFAULT", "SPREAD"):
+        raise _wrong(
+            what,
+            "a scheduling_strategy of 'DEFAULT', 'SPREAD', or an object of "
+            "ray.util.scheduling_strategies",
+            f"'{strategy}'",
+        )
+
+
+def _wrong(what: str, expected: str, got: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"hints of {what}", expected=expected, got=got, fix='look at custom["ray"]'
+    )
 
 
 def needed_resources(options: Mapping[str, Any]) -> dict[str, float]:
@@ -35,29 +70,6 @@ def needed_resources(options: Mapping[str, Any]) -> dict[str, float]:
         for name, option in (("CPU", "num_cpus"), ("GPU", "num_gpus"), ("memory", "memory"))
     }
     needed.update({name: float(value) for name, value in (options.get("resources") or {}).items()})
+    if options.get("accelerator_type"):
+        needed[_ACCELERATOR + options["accelerator_type"]] = _SHARE
     return {name: value for name, value in needed.items() if value > 0}
-
-
-def fits(needed: Mapping[str, float], node: Mapping[str, float]) -> bool:
-    """Whether a node has as much."""
-    return all(node.get(name, 0.0) >= value for name, value in needed.items())
-
-
-def impossible(
-    what: str, needed: Mapping[str, float], nodes: Sequence[Mapping[str, float]]
-) -> ConfigurationError:
-    """What to say where no node has it."""
-    most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in needed}
-    return ConfigurationError(
-        f"resources of {what}",
-        expected=f"what one of {len(nodes)} nodes has (at most {_listed(most)})",
-        got=_listed(needed),
-        fix="ask for less, or tell the executor that the cluster is elastic if it will grow",
-    )
-
-
-def _listed(resources: Mapping[str, float]) -> str:
-    return ", ".join(
-        f"{value / 1e6:.0f} MB of memory" if name == "memory" else f"{value:g} {name}"
-        for name, value in resources.items()
-    )

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alchemi_bridge.ensembles.sweep.surroundings import surroundings
 from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.parity.paths import ParityPath, registered
 
@@ -31,11 +32,14 @@ class Engine:
         What computes. It crosses processes, so that it is an object of a module's class.
     version
         Of the program behind it, where that is none of the packages that are named anyway.
+    surroundings
+        Hash of the packages where it runs; None until somebody looked there.
     """
 
     name: str
     path: ParityPath
     version: str | None = None
+    surroundings: str | None = None
 
 
 def engines(names: Sequence[str]) -> list[Engine]:
@@ -85,25 +89,42 @@ def engine(name: str) -> Engine:
     return Engine(name, path)
 
 
-def inspect_engine(path: ParityPath) -> tuple[str | None, str | None]:
-    """Why a path can not run where this is called (or None), and its version."""
+@dataclass(frozen=True)
+class Inspection:
+    """What an engine is like where it was looked at.
+
+    Attributes
+    ----------
+    missing
+        Why it can not run there, or None.
+    version, surroundings
+        As those of an :class:`Engine`.
+    """
+
+    missing: str | None
+    version: str | None = None
+    surroundings: str | None = None
+
+
+def inspect_engine(path: ParityPath) -> Inspection:
+    """Look at a path in this process."""
     why = path.unavailable()
-    return why, path.version() if why is None else None
+    return Inspection(why, None if why else path.version(), surroundings())
 
 
-def installed(one: Engine, why: str | None, version: str | None) -> Engine:
-    """The engine with its version.
+def installed(one: Engine, found: Inspection) -> Engine:
+    """The engine as it was found.
 
     Raises
     ------
     ConfigurationError
         If it can not run.
     """
-    if why is not None:
+    if found.missing is not None:
         raise ConfigurationError(
             f"engine '{one.name}'",
             expected="an engine that is installed",
-            got=why,
+            got=found.missing,
             fix="install it, or leave it out",
         )
-    return Engine(one.name, one.path, version)
+    return Engine(one.name, one.path, found.version, found.surroundings)

@@ -17,7 +17,12 @@ from ase.data import chemical_symbols
 from alchemi_bridge.engines.structure_files import frame_label, read_structures
 from alchemi_bridge.ensembles.content import hash_of_frames, hash_of_settings
 from alchemi_bridge.ensembles.hints import SchedulerHints
-from alchemi_bridge.ensembles.sweep.engines import Engine, inspect_engine, installed
+from alchemi_bridge.ensembles.sweep.engines import (
+    Engine,
+    Inspection,
+    inspect_engine,
+    installed,
+)
 from alchemi_bridge.ensembles.sweep.plan import ModelFile, StructureFile
 from alchemi_bridge.ensembles.work import Parameters, Simulator
 from alchemi_bridge.errors import StructureFileError
@@ -176,14 +181,15 @@ def _label(name: str, index: str, number: int) -> str:
     return f"'{name}', {frame_label(number, index)}"
 
 
-#: Why paths can not run in this worker, which may be on another machine than the driver.
-_missing: dict[str, str | None] = {}
+#: Paths in this worker, which may be on another machine than the driver.
+_inspected: dict[str, Inspection] = {}
 
 
 def _check_installed(engine: Engine) -> None:
-    if engine.path.name not in _missing:
-        _missing[engine.path.name] = inspect_engine(engine.path)[0]
-    installed(engine, _missing[engine.path.name], None)
+    name = engine.path.name
+    if name not in _inspected:
+        _inspected[name] = inspect_engine(engine.path)
+    installed(engine, _inspected[name])
 
 
 @lru_cache(maxsize=KEPT_STRUCTURES)
@@ -228,7 +234,7 @@ def _evaluator(key: str, path: ParityPath, job: Job) -> Evaluator:
 
 def forget() -> None:
     """Let go of what this process keeps from one evaluation to the next."""
-    for kept in (_loaded, _evaluators, _missing):
+    for kept in (_loaded, _evaluators, _inspected):
         kept.clear()
     _frames.cache_clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,7 +112,10 @@ def plot(matrix: Matrix, path: Path) -> None:
         _write(axes, values)
     axes.set_title(_title(matrix), fontsize=10, loc="left", wrap=True)
     _legend(figure, axes, values)
-    figure.savefig(path)
+    with warnings.catch_warnings():
+        # names of files may be in any script; the HTML page shows them all
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        figure.savefig(path)
 
 
 def _size(shape: tuple[int, ...], longest_down: int, longest_across: int) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import csv
 import datetime
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,7 +89,9 @@ class Matrix:
     rows
         In the plan's order.
     run
-        How many cells were run; the others were there.
+        How many cells were run.
+    kept
+        How many were there before; others are the same as one that was run.
     seconds
         Wall time of this run.
     """
@@ -97,20 +99,22 @@ class Matrix:
     plan: Plan
     rows: list[Row]
     run: int = 0
+    kept: int = 0
     seconds: float = 0.0
 
     @classmethod
     def of(
         cls,
         plan: Plan,
-        outcome: Callable[[str], Mapping[str, Any] | None],
+        outcome: Callable[[Cell], Mapping[str, Any] | None],
         *,
-        run: int = 0,
+        run: Collection[str] = (),
         seconds: float = 0.0,
     ) -> Matrix:
-        """The matrix of a plan with outcomes by key."""
-        rows = [Row(cell, outcome(cell.key) or _NOT_RUN) for cell in plan.cells]
-        return cls(plan, rows, run, seconds)
+        """The matrix of a plan with outcomes of its cells; ``run`` are keys of those now run."""
+        rows = [Row(cell, outcome(cell) or _NOT_RUN) for cell in plan.cells]
+        kept = sum(cell.key not in run for cell in plan.cells)
+        return cls(plan, rows, len(run), kept, seconds)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -143,10 +147,10 @@ class Matrix:
         text += ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
         if not counts["passed"] and not counts["failed"]:
             text += "; nothing was compared"
-        kept = len(self.rows) - self.run
-        if kept > 0:
-            text += f" ({kept} of them kept from before)"
-        return text
+        same = len(self.rows) - self.run - self.kept
+        notes = [f"{self.kept} of them kept from before"] if self.kept else []
+        notes += [f"{same} of them the same as others"] if same else []
+        return text + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _number(count: int, what: str) -> str:

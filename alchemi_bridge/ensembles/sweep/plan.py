@@ -14,8 +14,8 @@ from alchemi_bridge.engines.structure_files import distinct_names, format_of, re
 from alchemi_bridge.ensembles.content import hash_of_file, hash_of_frames, hash_of_settings
 from alchemi_bridge.ensembles.sweep.engines import Engine
 from alchemi_bridge.ensembles.sweep.files import model_files, structure_files
+from alchemi_bridge.ensembles.sweep.surroundings import hash_of_libraries
 from alchemi_bridge.errors import BridgeError, StructureFileError, UntrustedModelError
-from alchemi_bridge.parity.machine import versions
 
 #: Of what a cell's number means; another one makes all cells be run again.
 SCHEMA = 1
@@ -132,14 +132,14 @@ class Plan:
         common = hash_of_settings(
             {
                 "schema": SCHEMA,
-                "reference": [self.reference.path.name, self.reference.version],
+                "reference": _identity(self.reference),
                 "options": dict(self.options),
-                "versions": versions(),
+                "libraries": hash_of_libraries(self.options.get("extensions_directory")),
             }
         )
 
         def cell(model: ModelFile, structure: StructureFile, engine: Engine) -> Cell:
-            numbers = [common, model.sha256, structure.content, engine.path.name, engine.version]
+            numbers = [common, model.sha256, structure.content, *_identity(engine)]
             return Cell(model, structure, engine, hash_of_settings({"cell": numbers}))
 
         return [
@@ -148,6 +148,10 @@ class Plan:
             for structure in self.structures
             for engine in self.engines
         ]
+
+
+def _identity(engine: Engine) -> list[str | None]:
+    return [engine.path.name, engine.version, engine.surroundings]
 
 
 def make_plan(

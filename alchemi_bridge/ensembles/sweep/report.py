@@ -13,6 +13,7 @@ from alchemi_bridge.ensembles.sweep import heatmap
 from alchemi_bridge.ensembles.sweep.comparison import STATUSES
 from alchemi_bridge.ensembles.sweep.html import page
 from alchemi_bridge.ensembles.sweep.matrix import Matrix, write_csv, write_json
+from alchemi_bridge.errors import ConfigurationError
 from alchemi_bridge.model.files import replacing, write_atomically
 
 #: Cells that are listed in the terminal; the files hold all.
@@ -37,15 +38,29 @@ def write(matrix: Matrix, data: Mapping[str, Any], folder: Path) -> dict[str, Pa
     -------
     dict
         Path of each file: ``html``, ``json``, ``csv`` and ``heatmap``.
+
+    Raises
+    ------
+    ConfigurationError
+        If one can not be written.
     """
     files = {name: folder / f"sweep.{name}" for name in ("html", "json", "csv")}
     files["heatmap"] = folder / "sweep-heatmap.png"
-    write_json(data, files["json"])
-    with replacing(files["csv"]) as partial:
-        write_csv(matrix, partial)
-    with replacing(files["heatmap"]) as partial:
-        heatmap.plot(matrix, partial)
-    write_atomically(files["html"], page(matrix, data, files["heatmap"]).encode())
+    try:
+        write_json(data, files["json"])
+        with replacing(files["csv"]) as partial:
+            write_csv(matrix, partial)
+        with replacing(files["heatmap"]) as partial:
+            heatmap.plot(matrix, partial)
+        write_atomically(files["html"], page(matrix, data, files["heatmap"]).encode())
+    except OSError as error:
+        raise ConfigurationError(
+            "report of the sweep",
+            expected="files that can be written",
+            got=f"{error.strerror}: '{error.filename or folder}'",
+            fix="make room, or move away what is there; the cells are kept, so that the same "
+            "command writes the report at once",
+        ) from error
     return files
 
 

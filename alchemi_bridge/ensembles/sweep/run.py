@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from alchemi_bridge.ensembles.executors.base import Executor, Reference
@@ -15,7 +16,7 @@ from alchemi_bridge.ensembles.sweep.engines import ON_GPU, Engine, inspect_engin
 from alchemi_bridge.ensembles.sweep.evaluation import Evaluation, Problem, forget
 from alchemi_bridge.ensembles.sweep.matrix import Matrix
 from alchemi_bridge.ensembles.sweep.plan import Cell, Plan
-from alchemi_bridge.ensembles.sweep.store import CellStore
+from alchemi_bridge.ensembles.sweep.store import NAMES, CellStore
 from alchemi_bridge.ensembles.work import Outcome
 
 #: A core for each task, and two more attempts where a worker dies.
@@ -29,7 +30,7 @@ OnCell = Callable[[Cell, Mapping[str, Any]], None]
 
 
 def inspected(plan: Plan, executor: Executor, hints: SchedulerHints = HINTS) -> Plan:
-    """The plan with the versions of its engines, which are looked at where the work will be done.
+    """The plan with its engines as they are where the work will be done: on one of the machines.
 
     Raises
     ------
@@ -37,20 +38,20 @@ def inspected(plan: Plan, executor: Executor, hints: SchedulerHints = HINTS) -> 
         If one of them can not run there, or the hints can never be met.
     """
     executor.start()
-
-    def found(engine: Engine) -> Engine:
-        wanted = _hints(engine, hints)
-        executor.check(wanted, f"engine '{engine.name}'")
-        (reference,) = executor.submit(
-            inspect_engine, [engine.path], name=f"inspect {engine.name}", hints=wanted
-        )
-        return installed(engine, *executor.result(reference))
-
-    return dataclasses.replace(
-        plan,
-        engines=[found(engine) for engine in plan.engines],
-        reference=found(plan.reference),
+    everything = [*plan.engines, plan.reference]
+    wanted = [_hints(one, hints) for one in everything]
+    for one, amount in zip(everything, wanted, strict=True):
+        executor.check(amount, f"engine '{one.name}'")
+    # all at once, so that workers that are still cold import at the same time
+    asked = [
+        executor.submit(inspect_engine, [one.path], name=f"inspect {one.name}", hints=amount)[0]
+        for one, amount in zip(everything, wanted, strict=True)
+    ]
+    *engines, reference = (
+        installed(one, executor.result(answer))
+        for one, answer in zip(everything, asked, strict=True)
     )
+    return dataclasses.replace(plan, engines=engines, reference=reference)
 
 
 def unfinished(plan: Plan, store: CellStore) -> list[Cell]:
@@ -96,12 +97,7 @@ def run(
     def keep(name: str, answer: Outcome | Exception) -> None:
         cell = todo[name]
         record = _record(answer)
-        names = {
-            "model": cell.model.name,
-            "structure": cell.structure.name,
-            "engine": cell.engine.name,
-        }
-        store.add(cell.key, names, record)
+        store.add(cell.key, _names(cell), record)
         if on_cell is not None:
             on_cell(cell, record)
 
@@ -114,7 +110,33 @@ def run(
         finally:
             forget()
     seconds = time.perf_counter() - start
-    return Matrix.of(plan, store.get, run=len(todo), seconds=seconds)
+    keys = {cell.key for cell in todo.values()}
+    return Matrix.of(plan, partial(_outcome, store), run=keys, seconds=seconds)
+
+
+def _names(cell: Cell) -> dict[str, str]:
+    names = (cell.model.name, cell.structure.name, cell.engine.name)
+    return dict(zip(NAMES, names, strict=True))
+
+
+def _outcome(store: CellStore, cell: Cell) -> Mapping[str, Any] | None:
+    """A cell's record; where it was found with a file of the same content, that is said.
+
+    Reasons name files.
+    """
+    record = store.get(cell.key)
+    if record is None or not record.get("reason"):
+        return record
+    found = store.names(cell.key)
+    others = [
+        f"{what} '{found[what]}'"
+        for what, name in _names(cell).items()
+        if found.get(what, name) != name
+    ]
+    if not others:
+        return record
+    told = f"{record['reason']} (found with {' and '.join(others)}, which is the same)"
+    return {**record, "reason": told}
 
 
 def _record(answer: Outcome | Exception) -> Mapping[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,9 @@ FILE = "cells.jsonl"
 
 #: Its first line.
 HEADER = {"format": "alchemi-bridge sweep", "version": 1}
+
+#: What a cell is about.
+NAMES = ("model", "structure", "engine")
 
 
 class CellStore:
@@ -38,19 +41,24 @@ class CellStore:
     ------
     ConfigurationError
         On entry: if another sweep is writing there, the file is of another kind, or no file can
-        be made.
+        be made; later, if it can not be written.
     """
 
     def __init__(self, folder: Path, *, fresh: bool = False) -> None:
         self.path = folder / FILE
         self._fresh = fresh
         self._records: dict[str, dict[str, Any]] = {}
-        self._context: Any = None
+        self._names: dict[str, dict[str, str]] = {}
+        self._opened = ExitStack()
         self._file: Any = None
 
     def __enter__(self) -> Self:
-        self._context = self._opened()
-        self._context.__enter__()
+        try:
+            with ExitStack() as stack:
+                self._open(stack)
+                self._opened = stack.pop_all()
+        except OSError as error:
+            raise self._unwritable(error) from error
         return self
 
     def __exit__(
@@ -59,7 +67,11 @@ class CellStore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._context.__exit__(kind, error, trace)
+        try:
+            self._opened.close()
+        except OSError as problem:
+            if error is None:  # else it is the same again
+                raise self._unwritable(problem) from problem
 
     def __len__(self) -> int:
         return len(self._records)
@@ -67,6 +79,10 @@ class CellStore:
     def get(self, key: str) -> dict[str, Any] | None:
         """The outcome of a cell, or None if it has none."""
         return self._records.get(key)
+
+    def names(self, key: str) -> Mapping[str, str]:
+        """What the outcome of a cell was about, when it was found."""
+        return self._names.get(key, {})
 
     def finished(self, key: str) -> bool:
         """Whether a cell need not be run: it has an outcome, which is no error."""
@@ -86,32 +102,33 @@ class CellStore:
             The outcome.
         """
         line = json.dumps({"key": key, **names, **record}, allow_nan=False)
-        self._file.write(line + "\n")
-        self._file.flush()
-        self._records[key] = dict(record)
-
-    @contextmanager
-    def _opened(self) -> Iterator[None]:
-        folder = self.path.parent
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(self.path, self._in_use()):
-                if self._fresh:
-                    self._check_kind()
-                    self.path.unlink(missing_ok=True)
-                self._read()
-                with self.path.open("a", encoding="utf-8") as self._file:
-                    if self._file.tell() == 0:
-                        self._file.write(json.dumps(HEADER) + "\n")
-                        self._file.flush()
-                    yield
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise ConfigurationError(
-                f"--output '{folder}'",
-                expected="a folder that files can be written to, or that can be made",
-                got=f"{error.strerror}: '{error.filename}'",
-                fix="name another folder; it is made if need be",
-            ) from error
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._records[key], self._names[key] = dict(record), dict(names)
+
+    def _open(self, stack: ExitStack) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(self.path, self._in_use()))
+        if self._fresh:
+            self._check_kind()
+            self.path.unlink(missing_ok=True)
+        self._read()
+        self._file = stack.enter_context(self.path.open("a", encoding="utf-8"))
+        if self._file.tell() == 0:
+            self._file.write(json.dumps(HEADER) + "\n")
+            self._file.flush()
+
+    def _unwritable(self, error: OSError) -> ConfigurationError:
+        return ConfigurationError(
+            f"--output '{self.path.parent}'",
+            expected="a folder that files can be written to, or that can be made",
+            got=f"{error.strerror}: '{error.filename or self.path}'",
+            fix="name another folder (it is made if need be), or make room; what is finished is "
+            "kept",
+        )
 
     def _in_use(self) -> ConfigurationError:
         return ConfigurationError(
@@ -133,7 +150,7 @@ class CellStore:
                     break
                 end += len(line)
                 if number > 0:
-                    self._take(line, number)
+                    self._take(line, number + 1)
             file.seek(end)
             file.truncate()
 
@@ -161,8 +178,6 @@ class CellStore:
         if not isinstance(key, str) or not isinstance(status, str):
             LOGGER.warning("%s: line %d can not be read; its cell is run again", self.path, number)
             return
-        self._records[key] = {
-            name: value
-            for name, value in record.items()
-            if name not in ("key", "model", "structure", "engine")
-        }
+        del record["key"]
+        self._names[key] = {name: str(record.pop(name)) for name in NAMES if name in record}
+        self._records[key] = record
