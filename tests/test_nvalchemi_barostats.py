@@ -46,7 +46,8 @@ def volumes(batch: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "coupling", [pytest.param(one, marks=pytest.mark.slow) for one in COUPLINGS[:2]] + COUPLINGS[2:]
+    "coupling",
+    [*(pytest.param(one, marks=pytest.mark.slow) for one in COUPLINGS[:2]), COUPLINGS[2]],
 )
 def test_nph_conserves_enthalpy(coupling: str, model_file: ModelFile) -> None:
     """E + PV and the kinetic energy of the cell, for each system at its own pressure.
