@@ -190,6 +190,6 @@ def test_two_cores_are_nearly_twice_as_fast(
                     return
     finally:
         evaluation.forget()
-    if not found:
+    if len(found) < ATTEMPTS:  # an attempt is also spoilt by whoever comes and goes within it
         pytest.skip("others keep this machine busy: two processes are hardly faster than one")
     pytest.fail(f"two cores are too slow: {'; '.join(found)}")
