@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
+from alchemi_bridge.ensembles.kinds import is_number, is_whole
 from alchemi_bridge.errors import ConfigurationError
 
 #: Names of the bridge's executors.
@@ -52,9 +52,8 @@ class SchedulerHints:
             if value is None:
                 continue
             whole = name == "max_retries"
-            kinds = (int,) if whole else (int, float)
-            fits = isinstance(value, kinds) and not isinstance(value, bool)
-            if not fits or not math.isfinite(value) or value < 0:
+            fits = is_whole(value) if whole else is_number(value)
+            if not fits or value < 0:
                 raise ConfigurationError(
                     f"hint '{name}'",
                     expected="a number that is not negative"

@@ -104,6 +104,13 @@ class ModelFile:
         model.set(parameters or {})
         return model
 
+    def facts(self) -> LoadedModel:
+        """The model for what it says of itself, on whatever device this process has.
+
+        Workers may have the device that is named, and this process none of the kind.
+        """
+        return replace(self, device=None).load().loaded
+
     def write(self, parameters: Parameters, output: str | os.PathLike[str]) -> Path:
         """Write a file with these values; see :func:`alchemi_bridge.model.values.write_model`."""
         return write_model(
@@ -227,8 +234,7 @@ def require_no_inputs(file: ModelFile, what: str) -> None:
 
     A trajectory has nothing else for each frame: no charges, no spins.
     """
-    # workers may have the device that is named, and this process none of the kind
-    requested = sorted(replace(file, device=None).load().loaded.requested_inputs)
+    requested = sorted(file.facts().requested_inputs)
     if requested:
         raise ConfigurationError(
             f"model '{file.path}' of {what}",

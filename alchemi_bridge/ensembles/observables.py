@@ -13,6 +13,7 @@ from ase import units
 from ase.data import atomic_numbers, chemical_symbols
 from vesin import NeighborList
 
+from alchemi_bridge.ensembles.kinds import is_number, is_whole
 from alchemi_bridge.ensembles.trajectory import Trajectory
 from alchemi_bridge.errors import ConfigurationError, InputError
 
@@ -111,18 +112,14 @@ class RadialDistribution:
 
     def __post_init__(self) -> None:
         for name, value, least in (("r_max", self.r_max, 0.0), ("bins", self.bins, 0)):
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not (least < value < float("inf"))
-            ):
+            if not is_number(value) or not least < value:
                 raise ConfigurationError(
                     f"{name} of the radial distribution function",
                     expected="a number above zero",
                     got=repr(value),
                     fix=f"choose another {name}",
                 )
-        if not isinstance(self.bins, int):
+        if not is_whole(self.bins):
             raise ConfigurationError(
                 "bins of the radial distribution function",
                 expected="a whole number",

@@ -89,7 +89,7 @@ def read_objectives(
     for table in root.tables("objectives"):
         kind = table.one_of("kind", KINDS)
         if kind == "energy-force":
-            found.append(_matching(table, model, simulators, beside))
+            found.append(_matching(table, model, beside))
         else:
             found.append(_reweighted(table, kind, model, simulators, beside))
         table.done()
@@ -98,12 +98,7 @@ def read_objectives(
     return found
 
 
-def _matching(
-    table: Table,
-    model: ModelFile,
-    simulators: Mapping[str, list[DynamicsSimulator]],
-    beside: Path,
-) -> EnergyForceObjective:
+def _matching(table: Table, model: ModelFile, beside: Path) -> EnergyForceObjective:
     return EnergyForceObjective(
         table.text("name"),
         model,

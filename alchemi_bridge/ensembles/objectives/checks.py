@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+from alchemi_bridge.ensembles.kinds import is_number
 from alchemi_bridge.errors import ConfigurationError
 
 
@@ -15,8 +14,7 @@ def require_weight(what: str, value: float) -> float:
     ConfigurationError
         If it is something else.
     """
-    fits = isinstance(value, int | float) and not isinstance(value, bool)
-    if not fits or not math.isfinite(value) or value < 0.0:
+    if not is_number(value) or value < 0.0:
         raise ConfigurationError(
             what,
             expected="a finite number that is not negative",

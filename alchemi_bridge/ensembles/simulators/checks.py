@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from alchemi_bridge.ensembles.kinds import is_whole
 from alchemi_bridge.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -17,8 +18,7 @@ def check_repetition(simulator: DynamicsSimulator, what: str) -> None:
         ("again", 0 if simulator.again is None else simulator.again, 0),
         ("seed", simulator.seed, None),
     ):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or (least is not None and value < least):
+        if not is_whole(value) or (least is not None and value < least):
             raise ConfigurationError(
                 f"{name} of {what}",
                 expected="a whole number" if least is None else f"at least {least}, whole",

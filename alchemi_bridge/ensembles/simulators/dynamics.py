@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -129,13 +129,15 @@ class DynamicsSimulator(Simulator):
 
     def plan(self, run: int) -> Plan:
         """What a run does."""
-        later = run > 0 and self.continue_from_last and self.again is not None
+        equilibration = self.equilibration
+        if run > 0 and self.continue_from_last and self.again is not None:
+            equilibration = self.again
         return Plan(
             ensemble=self.ensemble,
             temperature=self.temperature,
             timestep=self.timestep,
             steps=self.steps,
-            equilibration=self.again if later and self.again is not None else self.equilibration,
+            equilibration=equilibration,
             every=self.every,
             friction=self.friction,
             pressure=self.pressure,
@@ -166,14 +168,13 @@ class DynamicsSimulator(Simulator):
                 fix="install it, or choose another engine",
             )
         self.file = self.file.check()
-        # workers may have the device that is named, and this process none of the kind
         require_no_inputs(self.file, f"simulator '{self.name}'")
-        loaded = replace(self.file, device=None).load().loaded
-        unknown = sorted(set(self.atoms.numbers.tolist()) - loaded.atomic_types)
+        known = self.file.facts().atomic_types
+        unknown = sorted(set(self.atoms.numbers.tolist()) - known)
         if unknown:
             raise SpeciesError(
                 f"structure of simulator '{self.name}'",
-                expected=f"atomic numbers among {sorted(loaded.atomic_types)}",
+                expected=f"atomic numbers among {sorted(known)}",
                 got=f"{unknown}",
                 fix="choose a model that knows them",
             )

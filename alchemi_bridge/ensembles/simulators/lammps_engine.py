@@ -77,12 +77,15 @@ class LammpsSimulator(DynamicsSimulator):
             device = str(model.loaded.device)
             try:
                 number = process.ask("prepare", str(path), options, device)
-                recorded = []
-                for atoms, seed in zip(starts, seeds, strict=True):
-                    recorded.append(process.ask("simulate", number, (atoms, plan, seed)))
+                try:
+                    return [
+                        process.ask("simulate", number, (atoms, plan, seed))
+                        for atoms, seed in zip(starts, seeds, strict=True)
+                    ]
+                finally:
+                    process.release(number)
             except BridgeError as error:
                 raise self.went_wrong("in LAMMPS", error) from error
-        return recorded
 
 
 def _worker(threads: int) -> Worker:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import ase
 import numpy as np
 from ase import units
 
+from alchemi_bridge.ensembles.kinds import is_number, is_whole
 from alchemi_bridge.errors import ConfigurationError
 
 ENSEMBLES = ("nvt-langevin", "nve", "npt")
@@ -37,26 +37,24 @@ class Plan:
         """Raise :class:`ConfigurationError` if a setting can not be."""
         positive = {"timestep": self.timestep, "steps": self.steps, "every": self.every}
         if self.ensemble != "nve":
-            positive["friction"] = self.friction
-        if self.ensemble != "nve":
-            positive["temperature"] = self.temperature
+            positive |= {"friction": self.friction, "temperature": self.temperature}
         for name, value in positive.items():
-            if not _is_number(value) or value <= 0:
+            if not is_number(value) or value <= 0:
                 raise _wrong(what, name, "a number above zero", value)
         for name in ("temperature", "equilibration"):
             value = getattr(self, name)
-            if not _is_number(value) or value < 0:
+            if not is_number(value) or value < 0:
                 raise _wrong(what, name, "a number that is not negative", value)
         for name in ("steps", "equilibration", "every"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
+            if not is_whole(value):
                 raise _wrong(what, name, "a whole number of steps", value)
         if self.every > self.steps:
             raise _wrong(what, "every", f"at most the {self.steps} steps", self.every)
         if self.ensemble not in ENSEMBLES:
             raise _wrong(what, "ensemble", f"one of {', '.join(ENSEMBLES)}", self.ensemble)
         if (self.ensemble == "npt") != (self.pressure is not None) or (
-            self.pressure is not None and not _is_number(self.pressure)
+            self.pressure is not None and not is_number(self.pressure)
         ):
             raise _wrong(
                 what, "pressure", "a pressure in GPa with npt, none without", self.pressure
@@ -66,10 +64,6 @@ class Plan:
     def n_frames(self) -> int:
         """Frames that are kept."""
         return self.steps // self.every
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _wrong(what: str, name: str, expected: str, got: Any) -> ConfigurationError:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from ase import Atoms
@@ -38,6 +38,8 @@ from alchemi_bridge.parity.evaluation import (
 )
 from alchemi_bridge.parity.paths import Evaluator, Job, ParityPath
 from alchemi_bridge.parity.results import PathResult
+
+_Thing = TypeVar("_Thing")
 
 #: Models that a worker keeps for each engine: cells of one model come together.
 KEPT = 2
@@ -210,12 +212,7 @@ _loaded: OrderedDict[str, LoadedModel] = OrderedDict()
 
 def _facts(case: Case, model: ModelFile, options: Mapping[str, Any]) -> LoadedModel:
     key = hash_of_settings({"model": [str(model.path), model.sha256], "options": dict(options)})
-    if key not in _loaded:
-        _loaded[key] = load_facts(case, options, model.sha256)
-        while len(_loaded) > KEPT:
-            _loaded.popitem(last=False)
-    _loaded.move_to_end(key)
-    return _loaded[key]
+    return _kept(_loaded, key, lambda: load_facts(case, options, model.sha256))
 
 
 #: By path, since each engine of a cell has its turn before the next cell.
@@ -223,13 +220,17 @@ _evaluators: dict[str, OrderedDict[str, Evaluator]] = {}
 
 
 def _evaluator(key: str, path: ParityPath, job: Job) -> Evaluator:
-    kept = _evaluators.setdefault(path.name, OrderedDict())
-    if key not in kept:
-        kept[key] = path.prepare(job)
-        while len(kept) > KEPT:
-            kept.popitem(last=False)
-    kept.move_to_end(key)
-    return kept[key]
+    return _kept(_evaluators.setdefault(path.name, OrderedDict()), key, lambda: path.prepare(job))
+
+
+def _kept(there: OrderedDict[str, _Thing], key: str, make: Callable[[], _Thing]) -> _Thing:
+    """What is kept under a key, or made for it; what was used longest ago goes first."""
+    if key not in there:
+        there[key] = make()
+        while len(there) > KEPT:
+            there.popitem(last=False)
+    there.move_to_end(key)
+    return there[key]
 
 
 def forget() -> None:
