@@ -74,6 +74,8 @@ def test_hints_and_executor(tmp_path: Path) -> None:
     assert found.simulators[0].hints.num_cpus == 2
     assert (found.executor.kind, found.executor.address) == ("ray", "local")
     assert read_fit(path, ray_address="auto").executor.address == "auto"
+    with pytest.raises(ConfigurationError, match="Ray address"):
+        read_fit(path, ray_address="").executor.make()
 
 
 BAD = {

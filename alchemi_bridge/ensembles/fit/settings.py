@@ -91,7 +91,7 @@ def read_executor(root: Table, address: str | None) -> ExecutorSettings:
     own = table.text("address") if table.has("address") else None
     found = ExecutorSettings(
         kind="ray" if address is not None else kind,
-        address=address or own,
+        address=own if address is None else address,
         init_options=dict(table.table("init_options").values),
         runtime_env=dict(table.table("runtime_env").values),
     )
