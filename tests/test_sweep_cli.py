@@ -180,7 +180,7 @@ def test_a_termination_is_like_an_interrupt(
     workers: int, si: Path, crystals: Path, tmp_path: Path
 ) -> None:
     for number in range(3, 60):
-        save(crystals / f"{number}.xyz", silicon(number, repeat=3))
+        save(crystals / f"{number}.xyz", silicon(number, repeat=6))
     words = ["sweep", si, crystals, "-o", "out", "--workers", workers]
     with subprocess.Popen(
         [sys.executable, "-m", "alchemi_bridge.cli.main", *map(str, words)],

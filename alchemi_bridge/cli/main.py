@@ -20,6 +20,7 @@ from alchemi_bridge import __version__
 from alchemi_bridge.cli.console import LOGGER, print_error, set_up_logging
 from alchemi_bridge.cli.options import REST, global_options, in_words_of_the_command_line
 from alchemi_bridge.errors import BridgeError
+from alchemi_bridge.interrupts import Interrupts
 
 EXIT_OK = 0
 EXIT_OFF = 1
@@ -123,7 +124,8 @@ def _run(arguments: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     set_up_logging(-1 if args.quiet else args.verbose)
     try:
-        return int(args.run(args))
+        with Interrupts():
+            return int(args.run(args))
     except BridgeError as error:
         _show_traceback(args)
         print_error(str(in_words_of_the_command_line(error)))

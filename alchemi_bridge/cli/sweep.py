@@ -20,6 +20,7 @@ from alchemi_bridge.cli.console import (
     stdout_console,
 )
 from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from alchemi_bridge.ensembles.executors.base import Executor
@@ -220,7 +221,8 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         return
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with Interrupts():
+            yield
     finally:
         # None: a handler that Python knows nothing of
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

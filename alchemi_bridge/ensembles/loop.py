@@ -13,6 +13,7 @@ from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.running import Answer, Run, Store, Terms
 from alchemi_bridge.ensembles.work import Objective, Parameters, Simulator
 from alchemi_bridge.errors import ConfigurationError
+from alchemi_bridge.interrupts import Interrupts
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,8 @@ class ReactiveLoop:
             If an objective asks for fresh simulations after the last attempt (``"raise"``).
         Exception
             What a unit raised (``"raise"``), or ``on_outcome``.
+        KeyboardInterrupt
+            After Ctrl-C, also where a unit made another error of it.
         """
         start = perf_counter()
         self.check()
@@ -165,11 +168,12 @@ class ReactiveLoop:
             forget=forget,
         )
         run = Run(self.executor, self.graph, self._store, terms, parameters or {})
-        try:
-            run.complete()
-        except BaseException:
-            run.abandon()
-            raise
+        with Interrupts() as interrupts:
+            try:
+                run.complete(interrupts)
+            except BaseException:
+                run.abandon()
+                raise
         outcomes = {name: run.answers[name] for name in self.graph.objectives}
         return LoopResult(outcomes, run.starts.total(), perf_counter() - start)
 

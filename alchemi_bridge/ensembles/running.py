@@ -15,6 +15,7 @@ from alchemi_bridge.ensembles.hints import SchedulerHints
 from alchemi_bridge.ensembles.tasks import run_objective, run_simulator
 from alchemi_bridge.ensembles.work import Objective, Outcome, Parameters, Simulator
 from alchemi_bridge.errors import NotReadyError
+from alchemi_bridge.interrupts import Interrupts
 
 #: An answer, or why there is none.
 Answer = Outcome | Exception
@@ -87,8 +88,8 @@ class Run:
         host = {name: _on_host(value) for name, value in parameters.items()}
         self.parameters = self.executor.put(host)
 
-    def complete(self) -> None:
-        """Get all answers."""
+    def complete(self, interrupts: Interrupts) -> None:
+        """Get all answers, unless an interrupt comes, which is no answer of any unit."""
         for name, needs in self.graph.needs.items():
             there = self.store.observables
             absent = dict.fromkeys(self.graph.makers[need] for need in needs if need not in there)
@@ -102,7 +103,9 @@ class Run:
                 else:
                     self._start_simulator(self.wanted.popleft())
             if self.running:
-                for reference in self.executor.wait(list(self.running)):
+                finished = self.executor.wait(list(self.running))
+                interrupts.check()
+                for reference in finished:
                     self.running.pop(reference)(reference)
 
     def abandon(self) -> None:

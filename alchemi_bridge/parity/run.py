@@ -16,6 +16,7 @@ import torch
 from ase import Atoms
 
 from alchemi_bridge.errors import BridgeError, ConfigurationError, EvaluationError
+from alchemi_bridge.interrupts import Interrupts
 from alchemi_bridge.model import load_model
 from alchemi_bridge.parity.cases import Case
 from alchemi_bridge.parity.compare import Comparison, Precision, compare
@@ -283,8 +284,9 @@ def _run_case(
 def _evaluate(path: ParityPath, job: Job, report: PathReport) -> Evaluator | None:
     """Evaluate the frames on one path; what goes wrong is written into the report."""
     try:
-        evaluator = path.prepare(job)
-        report.results = evaluate_frames(evaluator, job)
+        with Interrupts():
+            evaluator = path.prepare(job)
+            report.results = evaluate_frames(evaluator, job)
     except BridgeError as error:
         if not job.case.built_in and not isinstance(error, EvaluationError):
             raise  # the user's own file or options are at fault, not the path
@@ -357,7 +359,8 @@ def _time(
             if name in problems:
                 continue
             try:
-                ms = evaluators[name].step(moved.copy())
+                with Interrupts():
+                    ms = evaluators[name].step(moved.copy())
             except Exception as error:  # foreign code again
                 LOGGER.debug("path %s", name, exc_info=True)
                 problems[name] = f"while timing: {in_one_line(error)}"

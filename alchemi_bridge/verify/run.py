@@ -20,6 +20,7 @@ from alchemi_bridge.errors import (
     SpeciesError,
     UnsupportedOutputError,
 )
+from alchemi_bridge.interrupts import Interrupts
 from alchemi_bridge.model.outputs import NonConservative
 from alchemi_bridge.units import conversion_factor
 from alchemi_bridge.verify import generate
@@ -172,7 +173,8 @@ def run_check(check: Check, subject: Subject) -> Outcome:
     """Run one check; an error of the bridge becomes its outcome."""
     start = time.perf_counter()
     try:
-        found = check.function(subject)
+        with Interrupts():
+            found = check.function(subject)
     except BridgeError as error:
         seconds = time.perf_counter() - start
         message = f"{type(error).__name__}: {error}"

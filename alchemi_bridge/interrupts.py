@@ -1,0 +1,73 @@
+"""Ctrl-C and SIGTERM that reach their end, whatever code they come in the midst of."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Remembers what signal handlers raise while this context is open.
+
+    Python calls its handlers between any two of its instructions, in functions that C++ has called
+    as well, and not all C++ hands on what they raise: torch makes a ``RuntimeError`` of a
+    ``KeyboardInterrupt`` that comes while it looks at the arguments of a scripted function. Whoever
+    goes on after an error would then go on after Ctrl-C.
+
+    Leaving the context raises an interrupt that was lost, whether an :class:`Exception` stands in
+    its place or nothing; who goes on after errors puts a context around each piece of work, or
+    calls :meth:`check` between them. What is done about a signal
+    stays as it was: the handlers that are there are called, and signals without one are not looked
+    at. Contexts may be nested. In threads other than the main one, to which Python gives no
+    signals, this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._raised: BaseException | None = None
+        self._before: dict[int, Callable[[int, FrameType | None], Any]] = {}
+
+    def __enter__(self) -> Interrupts:
+        self._raised = None
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                handler = signal.getsignal(number)
+                if callable(handler):  # not SIG_IGN or SIG_DFL, which are numbers
+                    self._before[number] = handler
+                    signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            if signal.getsignal(number) == self._receive:  # else somebody has set another since
+                signal.signal(number, handler)
+        self._before.clear()
+        if self._raised is not None and (error is None or isinstance(error, Exception)):
+            raise self._raised from error
+
+    def check(self) -> None:
+        """Raise the interrupt, if there was one.
+
+        Raises
+        ------
+        BaseException
+            What the handler has raised: ``KeyboardInterrupt`` after Ctrl-C.
+        """
+        if self._raised is not None:
+            raise self._raised
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self._before[number](number, frame)
+        except BaseException as raised:
+            self._raised = raised
+            raise
