@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from alchemi_bridge import errors as e
 from alchemi_bridge.bench import WORKLOADS, Options, Peers, measure, measure_conversion
 from alchemi_bridge.bench import run as bench_run
-from alchemi_bridge.bench.paths import TimedPath
+from alchemi_bridge.bench.paths import ProviderPath, TimedPath
 from alchemi_bridge.bench.workloads import STEP, moving
 from alchemi_bridge.cli.main import main
 from alchemi_bridge.stages import STAGES, collect, stage
@@ -66,15 +68,26 @@ def test_conversion_has_what_readers_look_for(document: tuple[dict, Path]) -> No
     assert row["megabytes"] * 1e6 > 4 * 2001 + 2 * 3 * 4 * row["pairs"]
 
 
-def test_stages_add_up_to_less_than_the_step(document: tuple[dict, Path]) -> None:
+def test_stages_of_the_results(document: tuple[dict, Path]) -> None:
     (row,) = document[0]["results"]
-    stages = dict(row["stages"])
+    stages = row["stages"]
     assert list(stages) == [name for name in STAGES if name in stages]
-    assert stages.pop("search") > 0.0
-    assert stages.pop("decode") > 0.0
-    assert set(stages) == {"cut", "forward", "backward", "accumulate"}
-    slowest = row["paths"]["bridge"]["p90"]
-    assert LEAST_SHARE_OF_STAGES * row["ms_per_step"] < sum(stages.values()) < 3.0 * slowest
+    assert set(stages) == {"search", "decode", "cut", "forward", "backward", "accumulate"}
+    assert min(stages.values()) > 0.0
+
+
+def test_stages_add_up_to_less_than_the_step(tmp_path: Path) -> None:
+    workload = WORKLOADS[0]
+    atoms = workload.structure(32)
+    engine = ProviderPath(atoms, workload.export(tmp_path), CPU)
+    shares = []
+    for positions in islice(moving(atoms), 40):
+        with collect() as times:
+            whole, _ = engine.step(positions)
+        # of the same step: whatever else the machine does is in both
+        shares.append(sum(map(sum, times.values())) / whole)
+    assert max(shares) <= 1.0
+    assert statistics.median(shares) > LEAST_SHARE_OF_STAGES
 
 
 def test_picture_and_record(document: tuple[dict, Path]) -> None:
