@@ -78,7 +78,7 @@ def test_stages_of_the_results(document: tuple[dict, Path]) -> None:
 
 def test_stages_add_up_to_less_than_the_step(tmp_path: Path) -> None:
     workload = WORKLOADS[0]
-    atoms = workload.structure(32)
+    atoms = workload.structure(192)
     engine = ProviderPath(atoms, workload.export(tmp_path), CPU)
     shares = []
     for positions in islice(moving(atoms), 40):
