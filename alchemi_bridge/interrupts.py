@@ -21,10 +21,9 @@ class Interrupts:
 
     Leaving the context raises an interrupt that was lost, whether an :class:`Exception` stands in
     its place or nothing; who goes on after errors puts a context around each piece of work, or
-    calls :meth:`check` between them. What is done about a signal
-    stays as it was: the handlers that are there are called, and signals without one are not looked
-    at. Contexts may be nested. In threads other than the main one, to which Python gives no
-    signals, this does nothing.
+    calls :meth:`check` between them. What is done about a signal stays as it was: the handlers that
+    are there are called, and signals without one are not looked at. Contexts may be nested. In
+    threads other than the main one, to which Python gives no signals, this does nothing.
     """
 
     def __init__(self) -> None:

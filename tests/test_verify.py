@@ -80,6 +80,7 @@ def test_potentials_pass_every_check(name: str) -> None:
 
 MEMORY = """
 import sys
+import torch
 from alchemi_bridge.potentials import build
 from alchemi_bridge.verify import verify
 torch.set_num_threads(1)
