@@ -19,11 +19,12 @@ class Interrupts:
     ``KeyboardInterrupt`` that comes while it looks at the arguments of a scripted function. Whoever
     goes on after an error would then go on after Ctrl-C.
 
-    Leaving the context raises an interrupt that was lost, whether an :class:`Exception` stands in
-    its place or nothing; who goes on after errors puts a context around each piece of work, or
-    calls :meth:`check` between them. What is done about a signal stays as it was: the handlers that
-    are there are called, and signals without one are not looked at. Contexts may be nested. In
-    threads other than the main one, to which Python gives no signals, this does nothing.
+    Leaving the context raises an interrupt that was lost, whether an :class:`Exception`, another
+    ``KeyboardInterrupt`` (Ray raises one of its own) or nothing stands in its place; who goes on
+    after errors puts a context around each piece of work, or calls :meth:`check` between them. What
+    is done about a signal stays as it was: the handlers that are there are called, and signals
+    without one are not looked at. Contexts may be nested. In threads other than the main one, to
+    which Python gives no signals, this does nothing.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,8 @@ class Interrupts:
             if signal.getsignal(number) == self._receive:  # else somebody has set another since
                 signal.signal(number, handler)
         self._before.clear()
-        if self._raised is not None and (error is None or isinstance(error, Exception)):
+        lost = error is None or isinstance(error, Exception | KeyboardInterrupt)
+        if self._raised is not None and error is not self._raised and lost:
             raise self._raised from error
 
     def check(self) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from ensemble_units import Counting, Quadratic, Wanting, Watched, note, notes
+from mpi_runs import ROOT
 from ray_runs import local_ray, ray_marks
 
 from alchemi_bridge.ensembles import (
@@ -228,6 +231,48 @@ def test_the_first_error_cancels_what_is_running(executor, folder):
         ReactiveLoop(executor, [waits, breaks], objectives).run()
     assert run(executor, threads, num_cpus=2) == [2]  # both cores are free again
     assert time.monotonic() - start < _PATIENCE
+
+
+#: Each with tasks that finish while others are given up. With ``ray.cancel`` in the driver all of
+#: four runs of 60 ended with a driver that Ray had killed.
+CANCELLATIONS = 60
+
+CANCELS = """
+import random, sys, time
+from ray_runs import local_ray
+from alchemi_bridge.ensembles import SchedulerHints
+
+def run():
+    hints, chance = SchedulerHints(num_cpus=1, max_retries=0), random.Random(0)
+    with local_ray() as executor:
+        for _ in range(int(sys.argv[1])):
+            made = [executor.submit(time.sleep, [0.002], name="short", hints=hints)[0]
+                    for _ in range(40)]
+            made += [executor.submit(time.sleep, [60.0], name="long", hints=hints)[0]
+                     for _ in range(2)]
+            for _ in range(chance.randrange(1, 12)):
+                executor.wait(made)
+            executor.cancel(made)
+            while made:  # all have ended, if only as cancelled
+                made = [one for one in made if one not in executor.wait(made)]
+    print("all ended")
+
+run()
+"""
+
+
+@pytest.mark.slow
+def test_cancelling_while_tasks_finish():
+    """In a process of its own: what went wrong killed it."""
+    done = subprocess.run(
+        [sys.executable, "-c", CANCELS, str(CANCELLATIONS)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["all ended"]), done.stderr
 
 
 # --- resources ----------------------------------------------------------------------------------

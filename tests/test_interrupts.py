@@ -82,6 +82,28 @@ def test_an_interrupt_that_is_not_lost_stays_what_it_is() -> None:
     assert found.value.__cause__ is None
 
 
+def test_another_interrupt_in_its_place_becomes_the_first_one() -> None:
+    class Terminated(KeyboardInterrupt):
+        pass
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    def work() -> None:
+        with Interrupts():
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except Terminated:
+                raise KeyboardInterrupt from None
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(Terminated):
+            work()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_errors_without_an_interrupt_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="its own"), Interrupts():
         raise RuntimeError("its own")

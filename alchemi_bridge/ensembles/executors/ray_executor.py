@@ -106,6 +106,7 @@ class RayExecutor(Executor):
         self._timeout = timeout
         self._session: Session | None = None
         self._task: Any = None
+        self._canceller: Any = None
         self._width = _TASKS_AHEAD
 
     # --- session --------------------------------------------------------------------------------
@@ -125,6 +126,7 @@ class RayExecutor(Executor):
         )
         ray = self._session.ray
         self._task = ray.remote(run_task)
+        self._canceller = ray.remote(_canceller())
         cores = ray.cluster_resources().get("CPU", 0.0)
         self._width = _TASKS_AHEAD + int(_TASKS_PER_CORE * cores)
         if self._session.local:
@@ -135,7 +137,7 @@ class RayExecutor(Executor):
     def close(self) -> None:
         """End the session if it was begun here."""
         session, self._session = self._session, None
-        self._task = None
+        self._task = self._canceller = None
         if session is not None:
             session.close()
 
@@ -253,14 +255,40 @@ class RayExecutor(Executor):
             ) from error
 
     def cancel(self, references: Sequence[Reference]) -> None:
-        """Give up tasks; the processes of those that are running end.
+        """Have tasks given up; the processes of those that are running end.
 
         A process that was interrupted somewhere would be in a state that nobody knows.
         """
         if self._session is None or not self._session.ray.is_initialized():
             return
-        for reference in references:
-            self._session.ray.cancel(reference, force=True)
+        if references:
+            # not here: ray.cancel() in the midst of the arrival of a task's results kills this
+            # process ("Tried to complete task that was not pending", Ray 2.60; the like was mended
+            # in https://github.com/ray-project/ray/pull/54798). What another process asks for is
+            # done by the thread that takes in results.
+            self._canceller.options(name="cancel", num_cpus=0).remote(list(references))
+
+
+def _canceller() -> Callable[[Sequence[Reference]], None]:
+    """What a worker runs to cancel tasks.
+
+    Made by a function so that it is sent as code: a worker that is new need not import torch.
+    """
+
+    def cancel(references: Sequence[Reference]) -> None:
+        import ray
+
+        left = list(references)
+        # held until they have ended: a request about a task that nobody holds is lost, and so is
+        # one that overtakes its task on the way to a worker
+        for _ in range(60):
+            for reference in left:
+                ray.cancel(reference, force=True)
+            left = ray.wait(left, num_returns=len(left), timeout=1.0, fetch_local=False)[1]
+            if not left:
+                break
+
+    return cancel
 
 
 _LOOK = "look at runtime_env and at Ray's logs"
