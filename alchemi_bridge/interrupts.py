@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupts:
@@ -23,13 +26,14 @@ class Interrupts:
     ``KeyboardInterrupt`` (Ray raises one of its own) or nothing stands in its place; who goes on
     after errors puts a context around each piece of work, or calls :meth:`check` between them. What
     is done about a signal stays as it was: the handlers that are there are called, and signals
-    without one are not looked at. Contexts may be nested. In threads other than the main one, to
-    which Python gives no signals, this does nothing.
+    without one are not looked at. Contexts may be nested, each an object of its own. In threads
+    other than the main one, to which Python gives no signals, this does nothing.
     """
 
     def __init__(self) -> None:
         self._raised: BaseException | None = None
-        self._before: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        #: What was there, and what stands in its place.
+        self._before: dict[int, tuple[_Handler, _Handler]] = {}
 
     def __enter__(self) -> Interrupts:
         self._raised = None
@@ -37,8 +41,10 @@ class Interrupts:
             for number in _SIGNALS:
                 handler = signal.getsignal(number)
                 if callable(handler):  # not SIG_IGN or SIG_DFL, which are numbers
-                    self._before[number] = handler
-                    signal.signal(number, self._receive)
+                    # with the handler in it: others may keep and call it after this context
+                    receive = partial(self._receive, handler)
+                    self._before[number] = handler, receive
+                    signal.signal(number, receive)
         return self
 
     def __exit__(
@@ -47,13 +53,18 @@ class Interrupts:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
-            if signal.getsignal(number) == self._receive:  # else somebody has set another since
+        for number, (handler, receive) in self._before.items():
+            if signal.getsignal(number) is receive:  # else somebody has set another since
                 signal.signal(number, handler)
         self._before.clear()
+        # its traceback holds the frames of all that was interrupted, and this object
+        raised, self._raised = self._raised, None
         lost = error is None or isinstance(error, Exception | KeyboardInterrupt)
-        if self._raised is not None and error is not self._raised and lost:
-            raise self._raised from error
+        try:
+            if raised is not None and error is not raised and lost:
+                raise raised from (None if _comes_from(error, raised) else error)
+        finally:
+            del raised
 
     def check(self) -> None:
         """Raise the interrupt, if there was one.
@@ -66,9 +77,20 @@ class Interrupts:
         if self._raised is not None:
             raise self._raised
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, handler: _Handler, number: int, frame: FrameType | None) -> None:
         try:
-            self._before[number](number, frame)
+            handler(number, frame)
         except BaseException as raised:
             self._raised = raised
             raise
+
+
+def _comes_from(error: BaseException | None, source: BaseException) -> bool:
+    """Whether the one was raised because of the other; it must not become its cause, then."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if error is source:
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False

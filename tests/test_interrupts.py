@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -38,11 +41,9 @@ def _handlers_as_they_were() -> Iterator[None]:
 
 def lost(number: signal.Signals = signal.SIGINT) -> NoReturn:
     """A signal whose exception becomes another one, as in C++ of torch."""
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         signal.raise_signal(number)
-    except KeyboardInterrupt:
-        error = RuntimeError("Python error details: KeyboardInterrupt")
-    raise error  # without a cause or a context
+    raise RuntimeError("Python error details: KeyboardInterrupt")  # without a cause or a context
 
 
 def swallowed() -> None:
@@ -164,6 +165,62 @@ def test_a_handler_that_was_set_within_is_left_there() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def test_a_handler_that_others_have_kept_works_after_the_context() -> None:
+    with Interrupts():
+        kept = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, kept)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_error_that_names_the_interrupt_as_its_cause_makes_no_circle() -> None:
+    """Programs that follow causes and contexts would never come to an end."""
+
+    def work() -> None:
+        with Interrupts():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt as interrupt:
+                raise RuntimeError("while it was interrupted") from interrupt
+
+    with pytest.raises(KeyboardInterrupt) as found:
+        work()
+    seen, error = [], found.value
+    while error is not None:
+        assert error not in seen
+        seen.append(error)
+        context = None if error.__suppress_context__ else error.__context__
+        error = error.__cause__ or context
+
+
+def test_nothing_of_what_was_interrupted_is_kept() -> None:
+    """Tensors of the frames between would wait for the collector."""
+
+    class Large:
+        pass
+
+    def work() -> None:
+        large = Large()
+        alive.append(weakref.ref(large))
+        lost()
+
+    def interrupted() -> None:
+        with Interrupts():
+            work()
+
+    alive: list[weakref.ref[Large]] = []
+    gc.disable()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            interrupted()
+        assert alive[0]() is None
+    finally:
+        gc.enable()
+
+
 def test_contexts_within_each_other() -> None:
     def work() -> None:
         with Interrupts() as outer:
@@ -219,6 +276,19 @@ def test_a_loop_ends_and_the_interrupted_unit_gives_no_answer(
     with pytest.raises(KeyboardInterrupt):
         work.run(errors=errors, on_outcome=lambda name, _: answered.append(name))
     assert answered == ["a"]
+
+
+@pytest.mark.parametrize("method", ["submit", "result"])
+def test_an_interrupt_that_an_executor_lost_is_no_answer(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, answers = InProcessExecutor(), []
+    monkeypatch.setattr(executor, method, lambda *args, **options: lost())
+    with pytest.raises(KeyboardInterrupt):
+        ReactiveLoop(executor, [], [Lost("a", lambda: None)]).run(
+            errors="keep", on_outcome=lambda _, answer: answers.append(answer)
+        )
+    assert answers == []
 
 
 def test_a_simulator_that_was_interrupted_has_not_failed(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ class ReactiveLoop:
         Exception
             What a unit raised (``"raise"``), or ``on_outcome``.
         KeyboardInterrupt
-            After Ctrl-C, also where a unit made another error of it.
+            After Ctrl-C, also where a unit made another error of it, or none.
         """
         start = perf_counter()
         self.check()
@@ -167,10 +167,10 @@ class ReactiveLoop:
             keep=errors == "keep",
             forget=forget,
         )
-        run = Run(self.executor, self.graph, self._store, terms, parameters or {})
         with Interrupts() as interrupts:
+            run = Run(self.executor, self.graph, self._store, terms, parameters or {}, interrupts)
             try:
-                run.complete(interrupts)
+                run.complete()
             except BaseException:
                 run.abandon()
                 raise

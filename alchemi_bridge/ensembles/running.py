@@ -59,6 +59,8 @@ class Run:
         How it is done.
     parameters
         For simulators and objectives.
+    interrupts
+        Open while this runs: an interrupt is no answer of any unit.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class Run:
         store: Store,
         terms: Terms,
         parameters: Parameters,
+        interrupts: Interrupts,
     ) -> None:
         self.executor, self.graph, self.store, self.terms = executor, graph, store, terms
+        self.interrupts = interrupts
         self.answers: dict[str, Answer] = {}
         self.starts: Counter[str] = Counter()
         #: Finished runs of each simulator: which version of its observables is there.
@@ -88,8 +92,8 @@ class Run:
         host = {name: _on_host(value) for name, value in parameters.items()}
         self.parameters = self.executor.put(host)
 
-    def complete(self, interrupts: Interrupts) -> None:
-        """Get all answers, unless an interrupt comes, which is no answer of any unit."""
+    def complete(self) -> None:
+        """Get all answers."""
         for name, needs in self.graph.needs.items():
             there = self.store.observables
             absent = dict.fromkeys(self.graph.makers[need] for need in needs if need not in there)
@@ -104,7 +108,7 @@ class Run:
                     self._start_simulator(self.wanted.popleft())
             if self.running:
                 finished = self.executor.wait(list(self.running))
-                interrupts.check()
+                self.interrupts.check()
                 for reference in finished:
                     self.running.pop(reference)(reference)
 
@@ -241,6 +245,7 @@ class Run:
             self.terms.on_outcome(name, answer)
 
     def _raise_or_trim(self, error: Exception) -> None:
+        self.interrupts.check()
         if not self.terms.keep:
             raise error
         # errors that are kept must not keep the arrays of the frames that they came through

@@ -92,7 +92,8 @@ class Executor(ABC):
     def cancel(self, references: Sequence[Reference]) -> None:
         """Give up tasks: those that did not start never will, running ones are interrupted.
 
-        Their results must not be asked for. Finished ones stay as they are.
+        An executor on other processes may need a moment for it, in which more of them start. Their
+        results must not be asked for. Finished ones stay as they are.
         """
 
     @abstractmethod

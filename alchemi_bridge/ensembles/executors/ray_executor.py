@@ -126,7 +126,10 @@ class RayExecutor(Executor):
         )
         ray = self._session.ray
         self._task = ray.remote(run_task)
-        self._canceller = ray.remote(_canceller())
+        self._canceller = ray.remote(_canceller()).options(name="cancel", num_cpus=0)
+        # Ray hands a function to the cluster when it is first used, and would wait a minute for a
+        # cluster that has gone
+        self._canceller.remote([])
         cores = ray.cluster_resources().get("CPU", 0.0)
         self._width = _TASKS_AHEAD + int(_TASKS_PER_CORE * cores)
         if self._session.local:
@@ -257,7 +260,8 @@ class RayExecutor(Executor):
     def cancel(self, references: Sequence[Reference]) -> None:
         """Have tasks given up; the processes of those that are running end.
 
-        A process that was interrupted somewhere would be in a state that nobody knows.
+        A process that was interrupted somewhere would be in a state that nobody knows. This happens
+        soon, not at once: until then, tasks that were waiting may start.
         """
         if self._session is None or not self._session.ray.is_initialized():
             return
@@ -266,7 +270,7 @@ class RayExecutor(Executor):
             # process ("Tried to complete task that was not pending", Ray 2.60; the like was mended
             # in https://github.com/ray-project/ray/pull/54798). What another process asks for is
             # done by the thread that takes in results.
-            self._canceller.options(name="cancel", num_cpus=0).remote(list(references))
+            self._canceller.remote(list(dict.fromkeys(references)))
 
 
 def _canceller() -> Callable[[Sequence[Reference]], None]:
