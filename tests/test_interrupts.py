@@ -51,6 +51,14 @@ def swallowed() -> None:
         lost()
 
 
+class Terminated(KeyboardInterrupt):
+    """What a handler of SIGTERM may raise."""
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
 # --- the context --------------------------------------------------------------------------------
 
 
@@ -84,12 +92,6 @@ def test_an_interrupt_that_is_not_lost_stays_what_it_is() -> None:
 
 
 def test_another_interrupt_in_its_place_becomes_the_first_one() -> None:
-    class Terminated(KeyboardInterrupt):
-        pass
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
     def work() -> None:
         with Interrupts():
             try:
@@ -123,13 +125,7 @@ def test_an_interrupt_of_an_earlier_use_is_forgotten() -> None:
 def test_a_handler_keeps_its_way() -> None:
     """One that raises something else, one that raises nothing, none."""
 
-    class Terminated(KeyboardInterrupt):
-        pass
-
     received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
